@@ -1,12 +1,12 @@
-"""The files that asyncpush writes during a push, so that they are never uploaded.
+"""The files that asyncpush writes for itself: how they are written and locked, and how a push
+leaves them out.
 
 The journal contains presigned URLs, and it changes while a push would be reading it; a file of
 events grows with every event of the push that would send it. Code that opens such a file or folder
 announces it here, and code that collects a source asks `OwnFiles`. Files written by other processes
 are recognised by the names of the files in their folder.
 
-The library's loggers, file locks, and the one function that writes a file atomically are here as
-well.
+The loggers of the library are here too, since the files that they write are among them.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Source, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import OwnFiles, library_logger
-from asyncpush.protocol.addresses import names_bucket, target_of
+from asyncpush.protocol.addresses import is_address, names_bucket, target_of
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.single_files import absolute_path
@@ -47,7 +47,7 @@ LONGEST_PAUSE = 5.0
 """Seconds between two checks."""
 
 SCAN_SHARE = 0.1
-"""The largest share of the time spent on checks: one of 100,000 files takes a second."""
+"""The largest share of time that is spent on checks. A check of 100,000 files takes a second."""
 
 PAUSE_WHEN_NOTIFIED = 60.0
 """Seconds between checks of a folder whose changes the system reports."""
@@ -166,6 +166,8 @@ class FolderWatch:
             raise ValueError(
                 "parent_commit does not go with watch: only the first push could follow it"
             )
+        if is_address(folder) and not os.path.exists(folder):
+            raise ValueError(f"{folder!r} is an address: name a local folder, then where it goes")
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise ValueError(f"{os.fspath(folder)!r} is a file: name the folder that it is in")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
@@ -328,13 +330,13 @@ class FolderWatch:
         return error
 
     def _stay_in_pull_request(self, result: UploadResult | SyncResult | None) -> None:
-        """With `create_pr`, push to the pull request that was opened from now on."""
+        """With `create_pr`, let all further pushes go to the pull request that was opened."""
         options = self._options
         if not isinstance(options, PushOptions) or not isinstance(result, UploadResult):
             return
         if not options.create_pr or result.pr_url is None:
             return
-        # An address may contain the branch, which the pull request's own replaces.
+        # An address may name a branch: that of the pull request replaces it.
         repo, options = target_of(self._repo_id, options, self._uploader.endpoint)
         number = result.pr_url.rpartition("/")[2]
         self._repo_id = repo.repo_id

@@ -16,7 +16,7 @@ import anyio.lowlevel
 import orjson
 
 from asyncpush import PushOptions, SyncOptions, UploadConfig
-from asyncpush.concurrency.scheduling import FairSlots, SharedSlots
+from asyncpush.concurrency.task_groups import FairSlots, SharedSlots
 from asyncpush.concurrency.threads import BatchedThreads, PushThreads
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter

@@ -109,9 +109,7 @@ def test_an_error_without_an_answer_says_so() -> None:
         (errors.IntegrityError, "push again"),
     ],
 )
-def test_where_nothing_better_is_known_there_is_a_usual_suggestion(
-    kind: type[AsyncPushError], suggestion: str
-) -> None:
+def test_errors_have_a_default_suggestion(kind: type[AsyncPushError], suggestion: str) -> None:
     assert suggestion in kind("it failed").suggestion
     assert kind("it failed", suggestion="go").suggestion == "go"
 

@@ -119,7 +119,7 @@ async def a_kernel() -> AsyncIterator[Kernel]:
         await manager.shutdown_kernel(now=True)
 
 
-async def test_an_interrupted_cell_stops_and_goes_on_when_it_is_run_again(
+async def test_an_interrupted_cell_resumes_when_run_again(
     hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     content = random.Random(1).randbytes(8 * PART_SIZE)

@@ -21,14 +21,14 @@ CORE = {
     ),
     "tests/pipeline/test_cancellation.py": ("test_a_long_hash_stops_when_the_push_does",),
     "tests/cli/test_push.py": ("test_the_commit_is_the_first_line_of_the_result",),
-    "tests/sources/test_reading.py": (
+    "tests/sources/test_byte_sources.py": (
         "test_many_threads_read_one_file_at_once[seek and readinto]",
     ),
 }
 
 
 @pytest.mark.no_cover
-def test_the_core_needs_no_fcntl_sendfile_preadv_nice_resource_or_signal_handlers(
+def test_the_core_needs_no_unix_only_functions(
     tmp_path: Path,
 ) -> None:
     """A few of the tests. All of those of the core pass in this way (see CONTRIBUTING.md), but for

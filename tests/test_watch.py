@@ -184,7 +184,7 @@ async def test_a_second_cancellation_gives_the_last_push_up(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_what_is_written_while_it_is_pushed_goes_with_the_next_push(
+async def test_changes_during_a_push_go_with_the_next(
     uploader: Uploader, hub: LocalHub, write: Write, faults: FaultLayer
 ) -> None:
     source = write({"log": b"0"})
@@ -373,3 +373,8 @@ async def test_settings_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         uploader.watch(tmp_path, "me/m", **settings)
+
+
+async def test_an_address_in_place_of_the_folder_is_refused(uploader: Uploader) -> None:
+    with pytest.raises(ValueError, match="'hf://me/m' is an address"):
+        uploader.watch("hf://me/m", "me/m")

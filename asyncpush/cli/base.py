@@ -1,4 +1,4 @@
-"""What commands are made of: click's classes, with help in sections and commands imported late."""
+"""The base of the commands: click's classes, with help in sections and commands imported late."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, exit_code
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -65,8 +66,8 @@ class Option(click.Option):
 
 
 class Argument(click.Argument):
-    """An argument with a help text, which stands in a section of its own. `fills` and `convert` are
-    as those of `Option`; one that was not given fills nothing."""
+    """An argument with a help text, which has a section of its own. `fills` and `convert` work as
+    in `Option`; an argument that was not given fills nothing."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class Argument(click.Argument):
 
 
 class Command(click.Command):
-    """A command whose help is in sections, where it has options of several kinds."""
+    """A command whose help lists its options in sections, if they are of several kinds."""
 
     context_class = Context
 
@@ -181,8 +182,8 @@ T = TypeVar("T")
 
 
 def filled(context: click.Context, kind: type[Any]) -> dict[str, Any]:
-    """The fields of the class of settings `kind` which options and arguments of this command fill,
-    by name. Raises `UsageError` where an option and an argument both say what a field is."""
+    """The values that options and arguments of this command give to fields of the settings class
+    `kind`, by field. Raises `UsageError` when an option and an argument both give one."""
     known = {field.name for field in fields(kind)}
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
@@ -192,7 +193,8 @@ def filled(context: click.Context, kind: type[Any]) -> dict[str, Any]:
         if on_the_command_line := _is_given(context, param):
             name = param.opts[0] if isinstance(param, Option) else param.make_metavar().strip("[]")
             if param.fills in given:
-                raise UsageError(f"{given[param.fills]} and {name} say the same: leave out one")
+                both = f"{given[param.fills]} and {name}"
+                raise UsageError(f"{both} mean the same setting: leave out one")
             given[param.fills] = name
         if on_the_command_line or param.fills not in values:
             value = context.params[str(param.name)]
@@ -208,7 +210,7 @@ def _is_given(context: click.Context, param: click.Parameter) -> bool:
 def settings(context: click.Context, kind: Callable[..., T], **more: object) -> T:
     """Settings of the class `kind`, from the options of this command that fill its fields.
 
-    Raises `UsageError` for a bad value; it names the option.
+    Raises `UsageError`, which names the option, for a bad value.
     """
     assert isinstance(kind, type)
     made: T = checked(context, kind, **filled(context, kind), **more)
@@ -237,7 +239,7 @@ def given_options(context: click.Context) -> set[str]:
 
 
 class Group(click.Group):
-    """A group of commands; a command that does not exist is answered with the nearest that do."""
+    """A group of commands. An error for an unknown name suggests similar ones."""
 
     context_class = Context
 
@@ -250,6 +252,8 @@ class Group(click.Group):
         name = args[0]
         known = name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name)
         if not known:
+            from difflib import get_close_matches  # for mistakes alone
+
             near = get_close_matches(name, self.list_commands(ctx))
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(f"No such command: {name!r}.{hint}", ctx)
@@ -269,10 +273,10 @@ class Group(click.Group):
 
 
 class Application(Group):
-    """The commands by name, each imported when it is asked for, and one way of telling failures.
+    """The whole program. Each command is imported when it is run, and all report failures alike.
 
     `table` has the module of each command and its line in the help, so that `--help` imports none.
-    `exit_codes` says what each means.
+    `exit_codes` explains each exit code.
     """
 
     def __init__(
@@ -307,6 +311,8 @@ class Application(Group):
         return {name: summary for name, (_, summary) in self.table.items()}
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         names = [
             CompletionItem(name, help=summary)
             for name, summary in self.summaries(ctx).items()
@@ -316,9 +322,9 @@ class Application(Group):
 
     def main(
         self, args: Sequence[str] | None = None, *more: Any, **extra: Any
-    ) -> Any:  # as click's: it does not return
-        """Run a command and end the program with its exit code. Usage errors are shown as all other
-        failures are, with `--json` as JSON."""
+    ) -> Any:  # click's type; this never returns
+        """Run a command and end the program with its exit code. Usage errors are shown like all
+        other failures, as JSON with `--json`."""
         extra["standalone_mode"] = False
         words = sys.argv[1:] if args is None else list(args)
         as_json = "--json" in words[: (*words, "--").index("--")]

@@ -126,7 +126,7 @@ def hub(
 
 def _log(*, as_json: bool) -> None:
     """Log requests to stderr."""
-    from asyncpush.localhub.auth import JsonLines, TextLines
+    from asyncpush.localhub.web import JsonLines, TextLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines(colour=has_colour(sys.stderr)))

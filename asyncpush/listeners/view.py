@@ -177,8 +177,8 @@ class PushView:
         ]
 
     def _read_lines(self, progress: UploadProgress, width: int, bar_width: int) -> list[Line]:
-        """How much was read, and how much of that sent, by a transfer that reads while it sends. It
-        reads much before it sends some."""
+        """A line for a transfer that reads while it sends: what was read, and what was sent of it.
+        It reads much before it sends anything."""
         sent, total = self._aggregator.sent_of_read, progress.total_bytes
         if sent is None:
             return []
@@ -350,8 +350,8 @@ def _overall_line(progress: UploadProgress, width: int, bar_width: int, glyphs: 
 def _file_line(
     file: InFlight, share_width: int, width: int, bar_width: int, glyphs: Glyphs
 ) -> Line:
-    """How much of a file was sent. By a transfer that reads much before it sends some, how much was
-    read: it tells what it has sent for all files together."""
+    """How much of a file was sent; or how much was read, if the transfer says only for all files
+    together how much it has sent."""
     size = file.size
     done = file.sent if file.read is None else max(file.sent, file.read)
     left = "       " if size is None else f"  {_percent(done, size)} "
@@ -388,7 +388,7 @@ def _speed(progress: UploadProgress) -> list[str]:
 
 
 def _rate_and_time(progress: UploadProgress) -> tuple[str, str]:
-    """Time alone while the store has everything that is found: nothing is sent."""
+    """No rate, only the time, while the store has everything already and nothing is sent."""
     if progress.eta_seconds is None:
         return "", ""
     rate = progress.bytes_per_second

@@ -1,5 +1,4 @@
-"""Who sent a request: a token, given as Bearer or as the password of Basic, compared in constant
-time.
+"""Authentication: the user of a request's token, which is given as Bearer or as Basic password.
 
 Tokens are those that the hub was started with, and those that it issues itself, which expire. Basic
 is what git, git-lfs and official clients before 0.20 send: `user:TOKEN`, or `TOKEN` as the user's
@@ -13,23 +12,18 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
-import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
-import orjson
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
-from aiohttp.web import BaseRequest, StreamResponse
 
 from asyncpush.localhub.blobs import DATE, DATE_FORMAT, EXPIRES, BlobError, Signer
-from asyncpush.localhub.web import Refusal, is_request_id
+from asyncpush.localhub.web import Refusal
 
 USER = "local"
 """The user of the hub's one token, or of any token where it has none."""
@@ -74,8 +68,8 @@ class Users:
 USERS = web.AppKey("users", Users)
 
 OAUTH_PREFIX, EXCHANGED_PREFIX = "hf_oauth_local-", "hf_jwt_local-"
-"""The prefix of this hub's tokens. It resembles that of the public Hub's tokens, but none of those
-has it."""
+"""Prefixes of the tokens that this hub issues: like those of the public Hub, which uses neither of
+these."""
 
 OAUTH_LIFETIME = 30 * 86_400
 """Seconds that a token of a browser login is valid."""
@@ -265,67 +259,3 @@ def _tokens(header: str) -> Iterator[str]:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-LOGGER = logging.getLogger("asyncpush.localhub.requests")
-
-_COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-
-
-class RequestLog(AbstractAccessLogger):
-    """Called by aiohttp when an answer has been sent, body included."""
-
-    @property
-    def enabled(self) -> bool:
-        return self.logger.isEnabledFor(logging.INFO)
-
-    def log(self, request: BaseRequest, response: StreamResponse, time: float) -> None:
-        match = getattr(request, "match_info", None)
-        given = response.headers.get("X-Request-Id", "")
-        row: dict[str, Any] = {
-            "method": _printable(request.method),
-            "path": _printable(request.rel_url.raw_path),
-            "route": match.route.name if match is not None else None,
-            "status": response.status,
-            "seconds": round(time, 6),
-            "bytes": response.body_length,
-            "user_agent": _printable(request.headers.get("User-Agent", "")),
-            "request_id": given if is_request_id(given) else None,
-        }
-        text = "{method} {path} {status} {seconds:.4f} s {user_agent}".format_map(row)
-        self.logger.info("%s", text.rstrip(), extra={"request": row})
-
-
-class TextLines(logging.Formatter):
-    """Writes lines such as `12:00:00 GET /me/net 200 12 ms git/2.39.5`, with the status coloured if
-    wanted."""
-
-    def __init__(self, *, colour: bool) -> None:
-        super().__init__()
-        self._colour = colour
-
-    def format(self, record: logging.LogRecord) -> str:
-        row = getattr(record, "request", None)
-        if row is None:
-            return super().format(record)
-        status, time = str(row["status"]), self.formatTime(record, "%H:%M:%S")
-        rest = f"{row['seconds'] * 1000:.0f} ms  {row['user_agent']}".rstrip()
-        if self._colour:
-            status = f"{_COLOURS.get(row['status'] // 100, '')}{status}{_PLAIN}"
-            time, rest = f"{_DIM}{time}{_PLAIN}", f"{_DIM}{rest}{_PLAIN}"
-        return f"{time} {row['method']:<6} {row['path']} {status} {rest}"
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, and a request's facts or a `message`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        content = getattr(record, "request", None) or {"message": super().format(record)}
-        return orjson.dumps({"time": time, "level": record.levelname.lower(), **content}).decode()
-
-
-def _printable(text: str) -> str:
-    """Escapes what could move a terminal's cursor or start a new line: clients choose this text."""
-    return "".join(c if c.isprintable() else "?" for c in text[:2000])

@@ -19,6 +19,9 @@ import yaml
 
 CARD_NAME = "README.md"
 
+MAX_CARD_BYTES = 8 << 20
+"""A larger README.md is not read for its metadata, and not validated."""
+
 MAX_FRONT_MATTER = 256 << 10
 _MAX_DEPTH = 50
 _MAX_ALIASES = 100

@@ -29,13 +29,11 @@ from aiohttp.typedefs import Handler, Middleware
 from asyncpush.localhub import lfs_server, pages
 from asyncpush.localhub.auth import (
     CHALLENGE,
-    LOGGER,
     OAUTH_LIFETIME,
     TOKENS,
     USER,
     USERS,
     BrowserLogin,
-    RequestLog,
     TokenIssuer,
     Users,
     is_loopback,
@@ -62,8 +60,10 @@ from asyncpush.localhub.store.gitrepo import is_installed, start_gc
 from asyncpush.localhub.store.names import RepoId, is_name
 from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import (
+    LOGGER,
     MAX_JSON_BYTES,
     Refusal,
+    RequestLog,
     is_request_id,
     new_request_id,
     not_logged_in,

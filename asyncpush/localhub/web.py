@@ -1,16 +1,19 @@
-"""Answers of the embedded Hub: JSON, pages and errors, and the middlewares around its routes."""
+"""HTTP of the embedded Hub: request bodies, answers, refusals, and the log of requests."""
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.web import BaseRequest, StreamResponse
 
 MAX_JSON_BYTES = 16 << 20
 
@@ -189,3 +192,67 @@ def revision_not_found(revision: str) -> Refusal:
 def entry_not_found(path: str, revision: str | None = None) -> Refusal:
     where = f" on {revision!r}" if revision else ""
     return Refusal(404, f"Entry {path!r} does not exist{where}", code="EntryNotFound")
+
+
+LOGGER = logging.getLogger("asyncpush.localhub.requests")
+
+_COLOURS = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+class RequestLog(AbstractAccessLogger):
+    """Called by aiohttp when an answer has been sent, body included."""
+
+    @property
+    def enabled(self) -> bool:
+        return self.logger.isEnabledFor(logging.INFO)
+
+    def log(self, request: BaseRequest, response: StreamResponse, time: float) -> None:
+        match = getattr(request, "match_info", None)
+        given = response.headers.get("X-Request-Id", "")
+        row: dict[str, Any] = {
+            "method": _printable(request.method),
+            "path": _printable(request.rel_url.raw_path),
+            "route": match.route.name if match is not None else None,
+            "status": response.status,
+            "seconds": round(time, 6),
+            "bytes": response.body_length,
+            "user_agent": _printable(request.headers.get("User-Agent", "")),
+            "request_id": given if is_request_id(given) else None,
+        }
+        text = "{method} {path} {status} {seconds:.4f} s {user_agent}".format_map(row)
+        self.logger.info("%s", text.rstrip(), extra={"request": row})
+
+
+class TextLines(logging.Formatter):
+    """Writes lines such as `12:00:00 GET /me/net 200 12 ms git/2.39.5`, with the status coloured if
+    wanted."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        row = getattr(record, "request", None)
+        if row is None:
+            return super().format(record)
+        status, time = str(row["status"]), self.formatTime(record, "%H:%M:%S")
+        rest = f"{row['seconds'] * 1000:.0f} ms  {row['user_agent']}".rstrip()
+        if self._colour:
+            status = f"{_COLOURS.get(row['status'] // 100, '')}{status}{_PLAIN}"
+            time, rest = f"{_DIM}{time}{_PLAIN}", f"{_DIM}{rest}{_PLAIN}"
+        return f"{time} {row['method']:<6} {row['path']} {status} {rest}"
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `time`, `level`, and a request's facts or a `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        content = getattr(record, "request", None) or {"message": super().format(record)}
+        return orjson.dumps({"time": time, "level": record.levelname.lower(), **content}).decode()
+
+
+def _printable(text: str) -> str:
+    """Escapes what could move a terminal's cursor or start a new line: clients choose this text."""
+    return "".join(c if c.isprintable() else "?" for c in text[:2000])

@@ -12,7 +12,7 @@ import contextlib
 import mimetypes
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from itertools import chain
 
@@ -28,6 +28,7 @@ from asyncpush.events import (
     FileStored,
     Verified,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, PathSource, PlannedFile, SyncFailure, SyncResult
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (
@@ -384,12 +385,12 @@ class SyncRun:
         markers: dict[str, Operation] = {path: DeleteFile(path) for path in found}
         self._raise_failures(await self._bucket.apply(list(markers.values())))
         self._raise_failures(await self._bucket.different(markers))
-        if self._options.complete_marker:
-            markers[self._marker] = DeleteFile(self._marker)
-        else:
-            for path in found:
-                if path.endswith(MARKER):
-                    self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+        own = self._marker if self._options.complete_marker else None
+        for path in found:
+            if path.endswith(MARKER) and path != own:
+                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+        if own is not None:
+            markers[own] = DeleteFile(own)
         return list(markers.values())
 
     async def _verify(self, wanted: dict[str, Operation]) -> None:

@@ -6,6 +6,7 @@ A commit is a header line, then one line per change. Inline files are contained 
 from __future__ import annotations
 
 import base64
+import binascii
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
@@ -106,14 +107,27 @@ def header_line(header: CommitHeader) -> bytes:
 
 def change_line(change: Change, content: bytes = b"") -> bytes:
     """The line of one change; `content` is the file's content for `AddInline`."""
+    return b"".join(change_pieces(change, content))
+
+
+def change_pieces(change: Change, content: bytes = b"") -> tuple[bytes, ...]:
+    """The line of one change, in pieces to be joined with those of other lines. The line of an
+    inline file is not made as a JSON value: its content would be copied four more times."""
     match change:
         case AddInline(path):
-            encoded = base64.b64encode(content).decode("ascii")
-            return _line("file", {"path": path, "content": encoded, "encoding": "base64"})
+            encoded = binascii.b2a_base64(content, newline=False)
+            return _INLINE_START, _ascii_json(path), _INLINE_CONTENT, encoded, _INLINE_END
         case AddLfs(path, size, oid):
-            return _line("lfsFile", {"path": path, "algo": "sha256", "oid": oid, "size": size})
+            value = {"path": path, "algo": "sha256", "oid": oid, "size": size}
+            return (_line("lfsFile", value),)
         case Delete(path):
-            return _line("deletedFile", {"path": path})
+            return (_line("deletedFile", {"path": path}),)
+
+
+_INLINE_START = b'{"key":"file","value":{"path":'
+_INLINE_CONTENT = b',"content":"'
+_INLINE_END = b'","encoding":"base64"}}\n'
+_INLINE_SIZE = len(_INLINE_START + _INLINE_CONTENT + _INLINE_END)
 
 
 def payload_size(header: CommitHeader, changes: Iterable[Change]) -> int:
@@ -121,9 +135,10 @@ def payload_size(header: CommitHeader, changes: Iterable[Change]) -> int:
     proxies and stores often have problems with bodies of unknown size."""
     size = len(header_line(header))
     for change in changes:
-        size += len(change_line(change))
         if isinstance(change, AddInline):
-            size += 4 * -(-change.size // 3)
+            size += _INLINE_SIZE + len(_ascii_json(change.path)) + 4 * -(-change.size // 3)
+        else:
+            size += len(change_line(change))
     return size
 
 
@@ -153,13 +168,14 @@ def parse_commit(response: HubResponse, endpoint: str) -> CommitAnswer:
 
 
 def _line(key: str, value: dict[str, Any]) -> bytes:
+    return _ascii_json({"key": key, "value": value}) + b"\n"
+
+
+def _ascii_json(value: object) -> bytes:
     """In ASCII, like the official client: some Hubs (KohakuHub) also split the body at other
     Unicode line separators, such as U+2028, which may occur in a title or a path."""
-    row = {"key": key, "value": value}
-    line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    if line.isascii():
-        return line
-    return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"
+    text = orjson.dumps(value)
+    return text if text.isascii() else json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 PREUPLOAD_LIMIT = 256

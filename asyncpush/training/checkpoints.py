@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import TracebackType
 from typing import Literal, Self, get_args
 
@@ -16,6 +16,7 @@ import anyio
 
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Source, SyncResult, UploadProgress, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import library_logger
@@ -93,11 +94,11 @@ class _Checkpoint:
 class CheckpointPusher:
     """Pushes checkpoints to one repo or bucket in the background of a training loop, one at a time.
 
-    async with Uploader() as up, CheckpointPusher(up, "me/model") as pusher:
-        for step in range(1000):
-            await train_one_step()
-            if step % 100 == 0:
-                await pusher.push(f"ckpt-{step}/")  # returns while it uploads
+        async with Uploader() as up, CheckpointPusher(up, "me/model") as pusher:
+            for step in range(1000):
+                await train_one_step()
+                if step % 100 == 0:
+                    await pusher.push(f"ckpt-{step}/")  # returns while it uploads
 
     Nothing is lost silently: each checkpoint has an outcome in `report` and is passed to
     `on_outcome`. It is logged as a warning when it is skipped, and as an error when it fails.

@@ -114,7 +114,7 @@ def test_every_command_takes_json_quiet_and_verbose(command: str) -> None:
     assert options >= {"--json", "--quiet", "--verbose"}
 
 
-def test_the_list_of_commands_says_what_the_help_of_each_begins_with(cli: Cli) -> None:
+def test_the_command_list_matches_each_help(cli: Cli) -> None:
     """The list is written apart, so that showing it imports no command."""
     for name, (_, summary) in COMMAND_TABLE.items():
         printed = " ".join((command_of(name).help or "").split())
@@ -154,7 +154,8 @@ try:
     main()
 except SystemExit as exit:
     others = {f"asyncpush.cli.{name}" for name in ("many", "receipts", "audit", "doctor", "demo")}
-    print(exit.code, *({"pydantic", "rich", "pygit2", "boto3", *others} & set(sys.modules)))
+    others |= {"pydantic", "rich", "pygit2", "boto3", "aiohttp", "tqdm", "sqlite3", "difflib"}
+    print(exit.code, *(others & set(sys.modules)))
 """
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)

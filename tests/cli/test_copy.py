@@ -9,7 +9,7 @@ import pytest
 
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import TOKEN, Cli, Site
-from tests.cli.test_schema import check
+from tests.cli.test_output_schema import check
 
 pytestmark = pytest.mark.usefixtures("environment")
 

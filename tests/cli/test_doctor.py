@@ -146,7 +146,7 @@ def test_without_a_repo_the_rest_is_looked_at(examine: Examine) -> None:
         pytest.param("hf_late", ["me/there"], 1, ["clock"], "timedatectl", id="clock"),
     ],
 )
-def test_what_is_in_the_way_is_named_with_its_fix(
+def test_each_failed_check_has_a_fix(
     token: str | None, words: list[str], code: int, names: list[str], fix: str, examine: Examine
 ) -> None:
     ran = examine(token, *words)

@@ -410,7 +410,7 @@ def unread(*words: str | Path, descriptor: int = 1) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("flags", "code"), [([], 0), (["--json"], 128 + signal.SIGPIPE)])
-def test_a_push_whose_result_nobody_reads_has_landed_all_the_same(
+def test_a_closed_stdout_does_not_undo_a_push(
     environment: None, folder: Path, site: Site, flags: list[str], code: int
 ) -> None:
     name = f"unread{len(flags)}"
@@ -436,7 +436,7 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
+def test_an_unwritable_result_is_no_failed_push(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
@@ -446,7 +446,7 @@ def test_a_result_that_cannot_be_written_is_no_failure_of_the_push(
 
 
 @pytest.mark.parametrize("stream", [None, "closed", "full"])
-def test_what_cannot_be_reported_on_stderr_changes_no_exit_code(
+def test_a_closed_stderr_changes_no_exit_code(
     stream: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stderr = None if stream is None else Full()

@@ -17,7 +17,7 @@ import pytest
 
 from asyncpush.cli.hub import _store
 from asyncpush.localhub import LocalHub
-from asyncpush.localhub.auth import TextLines
+from asyncpush.localhub.web import TextLines
 from tests.cli.conftest import TOKEN, Cli, Start
 from tests.localhub.rclone import BUCKET, ENVIRONMENT, serve_s3
 

@@ -44,14 +44,14 @@ def test_one_failure_does_not_stop_the_rest(
     head, first, second, third, total = ran.out.splitlines()
     assert head.split() == ["repo", "files", "bytes", "time", "commit", "or", "error"]
     assert first.split()[:4] == [f"{tmp_path.name}/first", "2", "2.50", "MB"]
-    assert second.split()[1:3] == ["HubError:", "head"]
+    assert second.split()[1:3] == ["RepoNotFoundError:", "head"]
     assert third.split()[:4] == [f"{tmp_path.name}/third", "1", "19", "B"]
     assert total.startswith("2 of 3 pushed, 1 failed; 2.50 MB sent in ")
     assert site.commits(f"models/{tmp_path.name}/third")[0]["id"].startswith(third.split()[-1])
 
     assert f"✗ Upload failed  {tmp_path.name}/second" in ran.err
     assert "✗ 1 of 3 pushes failed" in ran.err
-    assert f"- {tmp_path.name}/second: HubError: head failed" in ran.err
+    assert f"- {tmp_path.name}/second: RepoNotFoundError: head failed" in ran.err
     assert "(--create-branch) creates it" in ran.err
     assert "--continue" in ran.err
     assert "Traceback" not in ran.err
@@ -84,7 +84,7 @@ def test_without_continue_all_is_pushed_and_remembered_anew(
     assert len(state.read_bytes().splitlines()) == 2
 
 
-def test_what_is_done_on_one_hub_is_not_done_on_another(
+def test_done_pushes_are_remembered_by_hub(
     cli: Cli, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli("many", manifest)
@@ -134,7 +134,7 @@ def test_no_token_ends_it_at_once(
     assert ran.out == ""
 
 
-def test_a_state_file_that_cannot_be_written_is_reported_before_anything_starts(
+def test_an_unwritable_state_file_is_reported_first(
     cli: Cli, manifest: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "many.toml.state.jsonl").mkdir()
@@ -183,7 +183,7 @@ class TestTable:
         assert table(pushes, 100)[2].endswith("…")
         assert table(pushes, None)[2].endswith("take long to tell")
 
-    def test_where_it_is_narrow_the_repo_has_a_line_of_its_own(
+    def test_a_narrow_table_puts_the_repo_on_its_own_line(
         self, pushes: list[ManyPush], tmp_path: Path
     ) -> None:
         lines = table(pushes, 48)

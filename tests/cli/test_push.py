@@ -121,7 +121,7 @@ def test_a_point_is_the_top_of_the_repo(cli: Cli, folder: Path, site: Site) -> N
 def test_a_path_in_the_repo_is_said_once(cli: Cli, folder: Path) -> None:
     ran = cli("push", "me/twice", folder, "one", "--path-in-repo", "two")
     assert ran.code == 2
-    assert "PATH_IN_REPO and --path-in-repo say the same: leave out one" in ran.err
+    assert "PATH_IN_REPO and --path-in-repo mean the same setting: leave out one" in ran.err
 
     ran = cli("push", "hf://me/twice/one", folder, "two")
     assert ran.code == 2
@@ -238,9 +238,7 @@ def test_strict_refuses_it(cli: Cli, folder: Path, tmp_path: Path, command: list
     assert body(36) not in ran.out + ran.err
 
 
-def test_what_the_command_writes_into_the_source_is_left_out(
-    cli: Cli, folder: Path, site: Site
-) -> None:
+def test_files_written_by_the_command_are_left_out(cli: Cli, folder: Path, site: Site) -> None:
     outputs = {flag: folder / f"{flag}.json" for flag in ("events", "timeline", "receipts")}
     for path in outputs.values():  # of an earlier run
         path.write_text("")

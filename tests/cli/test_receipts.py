@@ -59,9 +59,7 @@ def test_receipts_hold_the_bytes_of_small_files(cli: Cli, folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("target", ["missing/out.json", "."])
-def test_where_the_receipts_cannot_be_is_said_before_the_upload(
-    target: str, cli: Cli, folder: Path
-) -> None:
+def test_an_unwritable_receipts_file_is_reported_first(target: str, cli: Cli, folder: Path) -> None:
     ran = cli("upload", "me/early", folder, "--receipts", target)
     assert ran.code == 2
     assert "--receipts must be a file in a folder that exists" in ran.err

@@ -27,9 +27,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_push_is_split_and_an_audit_with_the_same_size_agrees(
-    cli: Cli, model: Path, site: Site
-) -> None:
+def test_a_sharded_push_passes_an_audit(cli: Cli, model: Path, site: Site) -> None:
     sharded = ("me/split", model, "--max-shard-size", "2MB")
     plan = cli("push", *sharded, "--dry-run")
     assert {line.split()[-1] for line in plan.out.splitlines()[1:-1]} == NAMES
@@ -57,9 +55,7 @@ def test_a_manifest_may_say_so(cli: Cli, model: Path, site: Site, tmp_path: Path
 
 
 @pytest.mark.parametrize("size", ["4XB", "0", "GB"])
-def test_a_size_that_is_none_is_a_slip_of_the_command_line(
-    cli: Cli, model: Path, size: str
-) -> None:
+def test_an_invalid_shard_size_is_a_usage_error(cli: Cli, model: Path, size: str) -> None:
     ran = cli("push", "me/m", model, "--max-shard-size", size)
     assert ran.code == 2
     assert "--max-shard-size must be" in ran.err

@@ -150,7 +150,7 @@ main()
 """
 
 
-def test_a_second_signal_ends_the_process_even_if_its_cleanup_hangs(
+def test_a_second_signal_ends_a_hanging_cleanup(
     start: Start, stall: Stall, folder: Path, tmp_path: Path
 ) -> None:
     # A thread that never ends stands for one that a broken cleanup has left behind.
@@ -187,7 +187,7 @@ def test_before_the_commit_it_says_that_nothing_was_committed(
     assert "next: run the same command again to resume" in ran.err
 
 
-def test_during_the_commit_it_says_that_the_commit_may_have_been_made(
+def test_a_signal_during_the_commit_says_that_it_may_exist(
     start: Start, stall: Stall, folder: Path
 ) -> None:
     stall.route = "commit"

@@ -42,7 +42,7 @@ def test_addresses_that_cannot_be_pushed_to_are_usage_errors(cli: Cli, folder: P
         assert cli("push", address, folder).code == 2
 
 
-def test_an_id_that_begins_with_a_type_is_answered_with_its_address(cli: Cli, folder: Path) -> None:
+def test_an_id_with_a_type_suggests_the_address(cli: Cli, folder: Path) -> None:
     ran = cli("push", "datasets/me/data", folder)
     assert ran.code == 2
     assert "next: write hf://datasets/me/data" in ran.err
@@ -68,7 +68,7 @@ def test_every_is_answered_with_watch(cli: Cli, folder: Path) -> None:
     assert "--every" not in cli("push", "--help").out
 
 
-def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
+def test_a_missing_source_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
     assert "swapped" not in cli("push", folder, "not a repo id").err
     assert "does not exist" in cli("push", "me/model", "me/model").err
 
@@ -86,9 +86,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
         assert "ASYNCPUSH_CACHE" in ran.err
 
 
-def test_events_that_could_not_be_written_are_reported_before_anything_is_sent(
-    cli: Cli, folder: Path, site: Site
-) -> None:
+def test_an_unwritable_events_file_is_reported_first(cli: Cli, folder: Path, site: Site) -> None:
     ran = cli("push", "me/unwritten", folder, "--events", "nowhere/run.jsonl")
     assert ran.code == 2
     assert "--events must be a file in a folder that exists" in ran.err
@@ -132,7 +130,7 @@ def test_the_demo_names_the_program_as_it_can_be_called(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("command", ["push", "audit", "upload", "doctor"])
-def test_a_machine_that_is_to_stay_offline_is_reported_at_once(
+def test_offline_mode_is_reported_at_once(
     command: str, cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

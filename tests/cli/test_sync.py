@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from asyncpush.events.schema import event_schema
 from asyncpush.localhub import serve_in_thread
 from tests.cli.conftest import TOKEN, Cli, Site
-from tests.cli.test_schema import check
+from tests.cli.test_output_schema import check
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -50,7 +50,7 @@ def test_json_is_one_object_also_of_what_failed(cli: Cli, folder: Path) -> None:
     assert refused["error"]["type"] == "RepoNotFoundError"
 
 
-def test_what_did_not_go_through_is_reported_with_what_did(
+def test_a_partial_sync_reports_done_and_failed_files(
     cli: Cli, folder: Path, tmp_path: Path
 ) -> None:
     faults = ["bucket-batch=lie:1"]
@@ -106,9 +106,7 @@ def test_audit_and_doctor_take_a_bucket(cli: Cli, folder: Path, site: Site) -> N
     ).items()
 
 
-def test_what_happened_is_written_and_drawn_as_of_a_push(
-    cli: Cli, folder: Path, tmp_path: Path
-) -> None:
+def test_a_sync_writes_events_and_a_timeline(cli: Cli, folder: Path, tmp_path: Path) -> None:
     events, drawn = tmp_path / "e.jsonl", tmp_path / "t.json"
     run = bucket("events")
     ran = cli("sync", folder, run, "--events", events, "--timeline", drawn, "--quiet")

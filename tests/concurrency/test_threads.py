@@ -173,7 +173,7 @@ def test_our_threads_step_back_and_the_users_do_not() -> None:
     assert os.nice(0) == before
 
 
-async def test_work_that_has_not_begun_is_not_waited_for_after_a_cancel(
+async def test_a_cancel_does_not_wait_for_unstarted_work(
     threads: ThreadPoolExecutor,
 ) -> None:
     first, done = Work(), []
@@ -210,7 +210,7 @@ async def test_in_thread_anyway_runs_in_a_cancelled_task(
         await in_thread_anyway(threads, lambda: 1 // 0)
 
 
-async def test_many_items_are_done_in_order_a_stretch_at_a_time(
+async def test_items_are_done_in_order_for_a_limited_time(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.concurrency.threads.HOP_SECONDS", 0)
@@ -268,7 +268,7 @@ async def test_a_push_whose_work_hangs_leaves_threads_to_the_others() -> None:
         assert [lane.held for lane in lanes] == [0] * 4
 
 
-async def test_a_thread_that_comes_free_goes_to_who_has_the_fewest() -> None:
+async def test_a_free_thread_goes_to_the_lane_with_the_fewest() -> None:
     with SharedThreads(2, "test", share=2, reserve=0) as threads:
         large, small = threads.lane(), threads.lane()
         begun: list[str] = []
@@ -291,7 +291,7 @@ async def test_a_thread_that_comes_free_goes_to_who_has_the_fewest() -> None:
         assert await asyncio.gather(*tasks) == ["done"] * 6
 
 
-async def test_what_waits_for_a_thread_fails_when_they_are_closed() -> None:
+async def test_waiting_work_fails_when_threads_are_closed() -> None:
     threads = SharedThreads(1, "test", share=1, reserve=0)
     lane, work = threads.lane(), Work()
     running = asyncio.create_task(in_thread(lane, work))
@@ -420,7 +420,7 @@ async def test_while_all_threads_are_busy_short_jobs_gather() -> None:
         assert order == list(range(20))
 
 
-async def test_a_short_job_that_never_began_is_not_done_after_a_cancel() -> None:
+async def test_an_unstarted_short_job_is_dropped_by_a_cancel() -> None:
     with ThreadPoolExecutor(1) as threads:
         hops = BatchedThreads(threads, 1)
         first, done = Work(), []
@@ -437,7 +437,7 @@ async def test_a_short_job_that_never_began_is_not_done_after_a_cancel() -> None
         assert done == []
 
 
-async def test_after_a_cancel_of_all_short_jobs_one_alone_is_waited_for() -> None:
+async def test_a_cancel_waits_for_one_short_job() -> None:
     with ThreadPoolExecutor(1) as threads:
         hops = BatchedThreads(threads, 1)
         first = Work()
@@ -454,7 +454,7 @@ async def test_after_a_cancel_of_all_short_jobs_one_alone_is_waited_for() -> Non
         assert done == []
 
 
-async def test_behind_a_slow_job_the_others_go_on_in_another_hop(
+async def test_jobs_after_a_slow_one_get_another_hop(
     hops: BatchedThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.concurrency.threads.HOP_SECONDS", 0)

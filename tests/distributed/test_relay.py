@@ -61,7 +61,7 @@ def test_of_each_parts_positions_the_newest_is_sent() -> None:
     ]
 
 
-def test_the_ends_of_one_upload_are_not_those_of_the_push() -> None:
+def test_start_and_end_of_one_upload_are_not_sent() -> None:
     ends = [
         PushStarted("me/m", "model", "main"),
         PushFinished("", 1, 1, 1.0, "store"),
@@ -102,7 +102,7 @@ async def test_a_driver_that_does_not_listen_costs_bounded_memory() -> None:
     assert [reported[0][0], reported[-1][0]] == [5, relay.WAITING_MOST + 4]
 
 
-def test_many_uploads_are_shown_as_one_push_also_when_one_begins_anew() -> None:
+def test_many_uploads_are_shown_as_one_push() -> None:
     seen: list[Event] = []
     aggregator = ProgressAggregator()
     merger = Merger(Emitter([aggregator.on_event, lambda record: seen.append(record.event)]))

@@ -135,7 +135,7 @@ def run_forked(check: Callable[[], bool]) -> bool:
 
 
 @forks
-def test_a_forked_child_neither_has_nor_frees_the_claims_of_its_parent(journal: Journal) -> None:
+def test_a_forked_child_has_no_claims(journal: Journal) -> None:
     claim = journal.claim(SCOPE, SHA)
     assert claim is not None
 
@@ -169,7 +169,7 @@ def test_a_forked_child_may_claim_what_its_parent_has_released(journal: Journal)
 
 
 @forks
-def test_a_child_that_outlives_its_parent_does_not_keep_the_parents_claim(tmp_path: Path) -> None:
+def test_a_surviving_child_does_not_keep_its_parents_claim(tmp_path: Path) -> None:
     alive, ending = os.pipe()
     parent = os.fork()
     if parent == 0:  # pragma: no cover
@@ -213,7 +213,7 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     assert locks._registry == {}
 
 
-def test_a_cache_folder_deleted_under_us_does_not_split_later_claims(tmp_path: Path) -> None:
+def test_a_deleted_cache_folder_does_not_split_claims(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as old:
         os.unlink(tmp_path / "journal" / "locks")
         with Journal.open(tmp_path) as new, Journal.open(tmp_path) as newer:

@@ -17,9 +17,7 @@ from tests.journal.helpers import (
 )
 
 
-def test_a_commit_that_was_about_to_be_sent_is_known_afterwards(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_a_pending_commit_is_remembered(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
     with Journal.open(tmp_path, clock=clock) as journal:
@@ -30,7 +28,7 @@ def test_a_commit_that_was_about_to_be_sent_is_known_afterwards(
         assert journal.pending_commit(SCOPE, "f1") is None
 
 
-def test_what_is_learnt_of_a_pending_commit_replaces_what_was_known(journal: Journal) -> None:
+def test_an_update_replaces_a_pending_commit(journal: Journal) -> None:
     journal.begin_commit(SCOPE, make_commit())
     learnt = replace(make_commit(), push_id="push-2")
     journal.begin_commit(SCOPE, learnt)

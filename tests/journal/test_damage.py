@@ -169,7 +169,7 @@ def test_damage_turns_off_the_journal_until_the_next_push(
 
 
 @pytest.mark.parametrize("state", ["replaced", "gone", "being opened"])
-def test_a_damaged_file_that_someone_else_sees_to_is_left_to_them(
+def test_a_damaged_file_handled_elsewhere_is_left_alone(
     tmp_path: Path, clock: FakeClock, state: str
 ) -> None:
     damaged = sqlite3.DatabaseError("database disk image is malformed")
@@ -270,7 +270,7 @@ def test_only_the_last_few_are_kept_aside(tmp_path: Path, clock: FakeClock) -> N
     assert len(list((tmp_path / "journal").glob("*-wal"))) <= filesystem.KEPT_ASIDE + 1
 
 
-def test_a_second_one_set_aside_in_the_same_second_gets_another_name(
+def test_files_set_aside_have_different_names(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda *_: "20250101T000000")
@@ -310,7 +310,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("network", [False, True])
-def test_a_large_journal_is_read_whole_only_after_an_unclean_end(
+def test_a_large_journal_is_checked_only_after_an_unclean_end(
     tmp_path: Path,
     clock: FakeClock,
     checks: list[str],

@@ -77,7 +77,7 @@ def test_a_closed_journal_remembers_nothing_and_warns_of_nothing(
     assert caplog.records == []
 
 
-def test_a_disk_that_fills_up_turns_the_journal_off_with_one_warning(
+def test_a_full_disk_turns_off_the_journal_with_one_warning(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection_of(journal).execute("PRAGMA max_page_count=1").fetchone()
@@ -94,9 +94,7 @@ def test_a_disk_that_fills_up_turns_the_journal_off_with_one_warning(
     assert "the resume journal is off" in record.getMessage()
 
 
-def test_what_was_journaled_before_the_disk_was_full_is_there_afterwards(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_records_from_before_a_full_disk_remain(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload())
         journal.part_stored(SCOPE, SHA, 1, "e")
@@ -167,7 +165,7 @@ def test_a_short_lock_is_waited_out(tmp_path: Path) -> None:
         remembers_once_let(two, one)
 
 
-def test_a_commit_waits_for_a_reader_where_readers_are_in_the_way(
+def test_a_commit_waits_for_a_blocking_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "on_network", lambda folder: True)
@@ -186,7 +184,7 @@ def test_a_commit_waits_for_a_reader_where_readers_are_in_the_way(
         pytest.param(lambda path: (path / "locks").mkdir(parents=True), id="locks is a folder"),
     ],
 )
-def test_where_there_can_be_no_folder_there_is_no_journal(
+def test_an_impossible_folder_turns_off_the_journal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, prepare: Callable[[Path], None]
 ) -> None:
     prepare(tmp_path / "journal")
@@ -244,7 +242,7 @@ def test_a_database_that_cannot_be_opened_is_done_without(
         assert journal.disabled_reason.endswith("unable to open database file")
 
 
-def test_an_error_of_ours_in_the_middle_of_a_change_undoes_it(journal: Journal) -> None:
+def test_an_error_during_a_change_undoes_it(journal: Journal) -> None:
     assert journal._database is not None
 
     def fail(connection: sqlite3.Connection) -> None:
@@ -258,7 +256,7 @@ def test_an_error_of_ours_in_the_middle_of_a_change_undoes_it(journal: Journal) 
     assert journal.disabled_reason is None
 
 
-def test_a_journal_closed_while_a_thread_waits_for_it_does_nothing(
+def test_a_journal_closed_during_a_wait_does_nothing(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class ClosedMeanwhile:
@@ -352,7 +350,7 @@ def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("named", [None, "~/cache"])
-async def test_without_a_home_directory_a_push_goes_on_without_a_journal(
+async def test_without_a_home_directory_there_is_no_journal(
     no_home: None,
     hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,

@@ -41,7 +41,7 @@ def test_a_changed_file_has_no_hash(journal: Journal, change: dict[str, int]) ->
     assert journal.hash_of("/a", replace(make_identity(), **change), "sha256") is None
 
 
-def test_a_path_has_one_hash_of_a_kind_however_often_it_changes(journal: Journal) -> None:
+def test_a_path_has_one_hash_of_each_kind(journal: Journal) -> None:
     for size in range(5):
         journal.remember_hash("/a", make_identity(size=size), "sha256", f"{size:064x}")
     assert journal.hash_of("/a", make_identity(size=4), "sha256") == f"{4:064x}"
@@ -157,7 +157,7 @@ def test_a_hash_the_store_disproved_is_forgotten(journal: Journal) -> None:
     assert journal.hash_of("/b", make_identity(), "git") == GIT
 
 
-def test_with_a_file_all_that_is_cut_out_of_it_is_forgotten(journal: Journal) -> None:
+def test_a_forgotten_file_loses_its_slices(journal: Journal) -> None:
     cuts = [f"/a#{number:064x}" for number in range(3)]
     others = ["/ab", f"/ab#{1:064x}", "/a#notes.txt"]
     for path in ("/a", *cuts, *others):

@@ -65,7 +65,7 @@ def test_a_part_of_a_replaced_upload_is_dropped(tmp_path: Path, clock: FakeClock
         assert theirs.find_upload(SCOPE, SHA) == make_upload(mark="theirs")
 
 
-def test_a_part_of_an_upload_never_begun_nor_found_here_is_ignored(journal: Journal) -> None:
+def test_a_part_of_an_unknown_upload_is_ignored(journal: Journal) -> None:
     journal.part_stored(SCOPE, SHA, 1, "e")
     assert journal.stats().parts == 0
 
@@ -99,9 +99,7 @@ def test_only_urls_that_surely_live_are_used(
     assert (journal.find_upload(SCOPE, SHA) is not None) is alive
 
 
-def test_no_url_is_believed_for_longer_than_a_store_would_sign_it(
-    journal: Journal, clock: FakeClock
-) -> None:
+def test_url_lifetimes_are_limited(journal: Journal, clock: FakeClock) -> None:
     journal.begin_upload(SCOPE, make_upload(lifetime=math.inf))
     found = journal.find_upload(SCOPE, SHA)
     assert found is not None
@@ -205,7 +203,7 @@ def test_no_url_is_in_a_repr() -> None:
     assert "example" not in repr(make_upload())
 
 
-def test_what_must_outlive_a_power_cut_is_synced_and_hashes_ride_along(journal: Journal) -> None:
+def test_durable_records_are_synced_together_with_hashes(journal: Journal) -> None:
     def level() -> int:
         return int(connection_of(journal).execute("PRAGMA synchronous").fetchone()[0])
 

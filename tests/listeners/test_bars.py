@@ -237,9 +237,7 @@ class TestTerminal:
         assert terminal.shown()[2].startswith("training:  50%")
         theirs.close()
 
-    def test_when_a_bar_of_others_is_done_ours_take_its_place(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_our_bars_take_the_place_of_a_closed_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tqdm, "monitor_interval", 0)
         scene, terminal = self.scene()
         theirs = tqdm(total=1, desc="training", ascii=True, file=terminal)

@@ -74,7 +74,7 @@ def test_positions_are_written_when_asked_for(path: Path, tmp_path: Path) -> Non
     assert positions <= {row["event"] for row in rows(everything)}
 
 
-def test_a_new_file_is_private_and_an_old_one_is_added_to(path: Path) -> None:
+def test_a_new_file_is_private_and_an_existing_one_appended(path: Path) -> None:
     for _ in range(2):
         writer = JsonlWriter(str(path))
         writer.on_event(record(planned(1, 1)))
@@ -146,7 +146,7 @@ def test_a_full_disk_is_reported_once_and_harms_nothing(
     assert os.strerror(errno.ENOSPC) in caplog.text
 
 
-def test_a_file_that_cannot_be_looked_at_is_not_left_open(
+def test_an_unreadable_file_is_not_left_open(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreadable(name: str) -> bool:

@@ -140,7 +140,7 @@ def test_nothing_is_made_of_what_nobody_reads(monkeypatch: pytest.MonkeyPatch) -
         LogListener().on_event(record(event))
 
 
-def test_an_event_without_words_of_its_own_is_called_by_its_name(
+def test_an_event_without_a_text_is_logged_by_name(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (logging.getLogger("asyncpush.push"), logging.INFO)

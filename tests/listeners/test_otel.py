@@ -137,7 +137,7 @@ def folder(write: Callable[..., Path]) -> Path:
     return write({"config.json": "{}", "weights.bin": os.urandom(3 * PART)})
 
 
-async def test_a_push_is_a_tree_of_spans_below_the_callers_own(
+async def test_a_push_is_a_span_tree_below_the_callers(
     telemetry: Telemetry,
     uploader: Uploader,
     faults: FaultLayer,
@@ -244,7 +244,7 @@ def check_metrics(telemetry: Telemetry) -> None:
     assert telemetry.total("http.client.request.duration", **{"error.type": "503"}) == 1
 
 
-async def test_a_push_from_blocking_code_lies_below_its_callers_span_too(
+async def test_a_background_push_is_below_its_callers_span(
     telemetry: Telemetry, hub: LocalHub, config: UploadConfig
 ) -> None:
     def train() -> None:
@@ -396,7 +396,7 @@ def test_waits_and_notices_are_reported_on_the_push(telemetry: Telemetry) -> Non
     assert "Signature" not in push.to_json()
 
 
-def test_what_a_transfer_sends_without_requests_is_counted_anew_when_begun_again(
+def test_a_restarted_transfer_counts_its_bytes_anew(
     telemetry: Telemetry,
 ) -> None:
     emit = Emits(telemetry)
@@ -408,7 +408,7 @@ def test_what_a_transfer_sends_without_requests_is_counted_anew_when_begun_again
     assert attributes(telemetry.one("asyncpush.push"))["asyncpush.transfer"] == "xet"
 
 
-def test_what_is_sent_again_under_one_id_is_a_span_each_time(telemetry: Telemetry) -> None:
+def test_each_request_under_one_id_has_a_span(telemetry: Telemetry) -> None:
     emit = Emits(telemetry)
     emit(started(), ATTEMPT, ROOT)
     emit(finished(status=307), ATTEMPT, ROOT)
@@ -420,7 +420,7 @@ def test_what_is_sent_again_under_one_id_is_a_span_each_time(telemetry: Telemetr
     assert len(telemetry.named("POST commit")) == 3
 
 
-def test_an_answer_that_does_not_parse_fails_what_it_was_part_of(telemetry: Telemetry) -> None:
+def test_an_unparsable_answer_fails_its_files_span(telemetry: Telemetry) -> None:
     emit = Emits(telemetry)
     emit(FileRouted("big", 9, "lfs"))
     emit(started("verify"), ATTEMPT, ROOT)

@@ -150,7 +150,7 @@ def reading_by_xet() -> Scene:
     return scene
 
 
-def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
+def test_xet_shows_bytes_read_and_sent() -> None:
     scene = reading_by_xet()
     assert scene.lines()[:3] == [
         "⠋ me/llama · reading",
@@ -266,7 +266,7 @@ def test_a_file_keeps_its_line() -> None:
     assert names() == ["c"]
 
 
-def test_a_file_that_comes_and_goes_within_a_frame_is_not_shown() -> None:
+def test_a_file_within_one_frame_is_not_shown() -> None:
     scene = Scene().emit(planned(9, 900))
     for number in range(5):
         scene.emit(TransferStarted(f"f{number}", 100, 1))

@@ -111,9 +111,7 @@ async def test_a_presigned_url_lives_no_longer_than_s3_allows(
     assert make_store(url_lifetime=30 * DAY).url_lifetime == 7 * DAY
 
 
-async def test_a_hub_killed_before_it_verified_goes_on_when_asked_again(
-    site: Site, store: S3Store
-) -> None:
+async def test_a_hub_killed_before_verifying_continues(site: Site, store: S3Store) -> None:
     data = os.urandom(2 * PART)
     upload = (await site.actions(data))["upload"]
     parts = await site.put_parts(upload["header"], data)
@@ -336,7 +334,7 @@ async def test_a_server_that_is_away_is_a_bad_gateway(make_store: Callable[..., 
     await store.close()
 
 
-async def test_a_bucket_that_is_not_there_is_found_out_at_the_start(
+async def test_a_missing_bucket_is_reported_at_the_start(
     make_store: Callable[..., S3Store],
 ) -> None:
     store = make_store()

@@ -202,7 +202,7 @@ async def test_what_came_by_xet_is_cloned_by_git_lfs(git_lfs: None, tmp_path: Pa
         assert work.read("model.bin") == LARGE
 
 
-async def test_the_folder_of_a_repo_is_cloned_with_its_large_files(
+async def test_a_repos_folder_is_cloned_with_large_files(
     git_lfs: None, work: Work, client: HubClient, hub: LocalHub
 ) -> None:
     oid = await client.store(LARGE)
@@ -239,7 +239,7 @@ async def test_a_push_whose_objects_are_not_stored_is_refused(
         pytest.param("a\x01b", "b", "paths that are not allowed", id="a control character"),
     ],
 )
-async def test_what_the_hub_does_not_take_is_refused_with_the_reason(
+async def test_a_refused_push_names_the_reason(
     path: str, content: str, why: str, work: Work, client: HubClient
 ) -> None:
     before = await client.head()
@@ -303,7 +303,7 @@ async def test_another_user_pushes_to_their_own_pull_request_alone(
     assert "only me and the repo's owner" in ben("push", "origin", "other:refs/pr/1", fails=True)
 
 
-async def test_a_lock_of_a_push_that_was_killed_is_in_nobodys_way(
+async def test_a_lock_of_a_killed_push_is_removed(
     work: Work, client: HubClient, hub: LocalHub
 ) -> None:
     work.clone()

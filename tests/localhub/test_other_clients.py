@@ -70,7 +70,7 @@ def test_npm_commits_to_branches_and_pull_requests(npm: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"HF_HUB_DISABLE_XET": "1"}])
-def test_the_official_client_of_today_does_what_it_does_with_the_hub(
+def test_the_installed_official_client_works_with_the_hub(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
     """By Xet, which a hub grants unless told otherwise, and by LFS."""

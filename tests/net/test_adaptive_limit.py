@@ -63,7 +63,7 @@ async def held(limit: AdaptiveLimit, count: int) -> tuple[list[Holder], list[int
 # --- slots --------------------------------------------------------------------------------------
 
 
-async def test_no_more_than_the_limit_get_in_and_the_others_in_order() -> None:
+async def test_slots_are_limited_and_given_in_order() -> None:
     limit = AdaptiveLimit(2)
     holders, order = await held(limit, 5)
     assert order == [0, 1]
@@ -101,7 +101,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
     assert order == [0, 1, 2, 99]
 
 
-async def test_the_last_few_are_not_left_for_a_wave_of_their_own() -> None:
+async def test_the_last_few_parts_may_exceed_the_limit() -> None:
     limit = AdaptiveLimit(48)
     holders, order = await held(limit, 20)
     assert order == list(range(16))  # nobody knows yet how many come
@@ -127,7 +127,7 @@ async def test_more_than_a_few_wait_for_their_turn() -> None:
     assert order == list(range(20))
 
 
-async def test_a_store_that_has_refused_gets_not_one_more_than_the_limit() -> None:
+async def test_after_an_overload_no_part_exceeds_the_limit() -> None:
     limit = AdaptiveLimit(48)
     async with limit.slot() as slot:
         limit.overloaded(slot)
@@ -251,14 +251,14 @@ class HeldSlot:
             await anyio.sleep_forever()
 
 
-async def test_where_each_connection_has_its_own_rate_it_rises_to_the_maximum() -> None:
+async def test_separate_rates_raise_the_limit_to_the_maximum() -> None:
     link = Link(64, lambda width: 1.0)
     for _ in range(6):
         await link.epoch()
     assert link.widths == [16, 32, 64, 64, 64, 64, 64]
 
 
-async def test_where_all_share_one_rate_it_narrows_to_the_fewest_and_rests() -> None:
+async def test_a_shared_rate_narrows_to_the_fewest() -> None:
     link = Link(64, lambda width: width / 20)
     for _ in range(8):
         await link.epoch()
@@ -296,7 +296,7 @@ async def test_goodput_that_still_grows_is_not_compared_yet() -> None:
         assert await measure(limit, clock, held, 1110) == 32
 
 
-async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> None:
+async def test_parts_beyond_the_limit_pause_and_resume_first() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(16, clock=clock)
     async with slots_of(limit, 20) as slots:
@@ -522,7 +522,7 @@ async def test_the_push_that_holds_the_fewest_slots_is_next() -> None:
 
 
 @pytest.mark.parametrize("refused", [False, True])
-async def test_a_push_that_has_none_goes_beyond_the_width_within_the_maximum(refused: bool) -> None:
+async def test_a_push_without_parts_may_exceed_the_limit(refused: bool) -> None:
     """The others' slots may be held by a source that hangs."""
     limit = AdaptiveLimit(START + 2)
     if refused:
@@ -593,9 +593,7 @@ async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
 
 
 @pytest.mark.parametrize(("sharers", "limit"), [(1, 16), (2, 8), (4, 4), (8, 2), (100, 1)], ids=str)
-async def test_processes_of_one_host_share_what_it_may_have_in_flight(
-    sharers: int, limit: int
-) -> None:
+async def test_processes_of_one_host_share_the_limit(sharers: int, limit: int) -> None:
     link = Link(32, lambda width: 1.0)
     link.limit.share(sharers)
     assert link.limit.limit == limit
@@ -616,7 +614,7 @@ async def test_when_the_others_have_gone_the_width_grows_again() -> None:
     assert link.limit.limit == 32
 
 
-async def test_an_overload_of_before_the_limit_was_shared_does_not_raise_it() -> None:
+async def test_an_overload_before_sharing_does_not_raise_the_limit() -> None:
     limit = AdaptiveLimit(64)
     async with limit.slot() as slot:
         limit.share(32)
@@ -665,7 +663,7 @@ async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], ste
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -> None:
+async def test_parts_sharing_one_bandwidth_are_paused_early() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
         while limit.check_interval is not None:
@@ -676,7 +674,7 @@ async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_parts_that_have_a_rate_of_their_own_become_more_at_once() -> None:
+async def test_parts_with_separate_rates_rise_at_once() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
         for _ in range(3):
@@ -727,7 +725,7 @@ async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> None:
+async def test_a_late_pioneer_is_not_compared() -> None:
     limit = AdaptiveLimit(32, clock=FakeClock())
     async with slots_of(limit, 40) as slots:
         await end_head_start(limit)

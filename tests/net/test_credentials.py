@@ -100,7 +100,7 @@ def test_white_space_around_a_token_is_nothing(
     ],
     ids=ascii,
 )
-async def test_what_copying_brings_along_is_no_part_of_a_token(
+async def test_invisible_characters_of_a_token_are_removed(
     home: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     assert await TokenSource(value).get() == "hf_x"
@@ -125,7 +125,7 @@ async def test_what_copying_brings_along_is_no_part_of_a_token(
     ],
     ids=ascii,
 )
-async def test_what_cannot_be_a_token_is_refused_with_the_reason(
+async def test_an_impossible_token_is_refused_with_the_reason(
     home: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     with pytest.raises(
@@ -195,7 +195,7 @@ def test_an_empty_token_is_refused_at_once(token: str) -> None:
 
 
 @pytest.mark.parametrize("token", [True, b"hf_x", 5, ["hf_x"]], ids=repr)
-def test_what_is_no_token_is_refused_instead_of_another_being_used(
+def test_an_invalid_token_does_not_fall_back_to_another(
     token: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "other")
@@ -207,6 +207,23 @@ async def test_a_token_can_be_looked_for_without_being_needed(home: Path) -> Non
     assert await TokenSource(None).find() is None
     assert await TokenSource(lambda: "").find() is None
     assert await TokenSource("hf_x").find() == "hf_x"
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(None, "NoneType"), (5, "int"), (" ", "an empty text")]
+)
+async def test_a_callable_that_returns_no_token_is_named(value: Any, what: str) -> None:
+    with pytest.raises(MissingTokenError, match=f"the token callable returned {what}, not a token"):
+        await TokenSource(lambda: value).get()
+
+
+async def test_a_token_file_that_cannot_be_read_is_named(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path))
+    with pytest.raises(MissingTokenError) as caught:
+        await TokenSource(None).get()
+    assert f"given or found: {tmp_path} cannot be read" in str(caught.value)
 
 
 async def test_no_token_says_what_to_do(home: Path) -> None:
@@ -336,7 +353,7 @@ def test_the_token_is_in_no_repr() -> None:
     assert "hf_secret" not in repr(source) + str(source)
 
 
-async def test_a_plain_callable_that_waits_does_not_hold_up_the_event_loop() -> None:
+async def test_a_blocking_token_callable_runs_in_a_thread() -> None:
     asked, answer = threading.Event(), threading.Event()
 
     def ask() -> str:
@@ -351,7 +368,7 @@ async def test_a_plain_callable_that_waits_does_not_hold_up_the_event_loop() -> 
     assert await getting == "hf_later"
 
 
-async def test_what_an_object_with_an_async_call_returns_is_awaited() -> None:
+async def test_an_object_with_an_async_call_is_awaited() -> None:
     class Minting:
         async def __call__(self) -> str:
             assert threading.current_thread() is threading.main_thread()

@@ -37,7 +37,7 @@ def test_a_part_is_sent_again_when_that_is_worth_it(
     assert in_flight.is_slow(seconds, 8 * MB) is slow
 
 
-def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
+def test_connection_setup_does_not_make_a_part_slow() -> None:
     """Nothing for 0.3 s, then as fast as the others."""
     arrived = 0
     in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
@@ -48,7 +48,7 @@ def test_a_connection_that_took_its_time_to_be_made_is_not_slow() -> None:
         assert not in_flight.is_slow(now, 8 * MB)
 
 
-def test_a_part_that_has_slowed_down_is_known_by_its_present_rate() -> None:
+def test_a_slowed_part_is_judged_by_its_present_rate() -> None:
     arrived = 0
     in_flight = InFlightPart(8 * MB, lambda: arrived, None, 0.0)
     for step in range(1, 121):
@@ -108,7 +108,7 @@ def test_a_crawling_part_is_sent_again_once(travel: asyncio.Runner) -> None:
     assert called <= 0.1 + 2 * INTERVAL + 0.01
 
 
-def test_parts_are_held_to_the_pace_of_those_that_were_stored_last(travel: asyncio.Runner) -> None:
+def test_parts_are_compared_with_recently_stored_ones(travel: asyncio.Runner) -> None:
     """In the middle each took 8 s, as many shared the road; now that it is free, 0.1 s."""
     called: list[float] = []
 

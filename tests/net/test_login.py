@@ -204,7 +204,7 @@ async def found_by_both(
         return theirs, await up._running()._session.token.find()
 
 
-async def test_a_login_with_more_than_a_day_left_is_left_alone(
+async def test_a_login_is_not_renewed_before_its_last_day(
     hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
     login = hub.log_in()
@@ -221,7 +221,7 @@ async def test_a_login_with_more_than_a_day_left_is_left_alone(
     ("transfer", "route"),
     [("lfs", "batch"), ("lfs", "verify"), ("xet", "xet-write-token"), ("xet", "commit")],
 )
-async def test_a_login_that_expires_in_the_middle_of_a_push_is_renewed(
+async def test_a_login_that_expires_during_a_push_is_renewed(
     transfer: Literal["lfs", "xet"],
     route: str,
     tmp_path: Path,
@@ -243,7 +243,7 @@ async def test_a_login_that_expires_in_the_middle_of_a_push_is_renewed(
     assert len(tokens.asked) == 1
 
 
-async def test_the_official_client_and_we_at_once_renew_a_login_once(
+async def test_a_login_is_renewed_once_beside_the_official_client(
     hub: LocalHub,
     home: Path,
     tokens: TokenRequests,
@@ -376,7 +376,7 @@ async def test_a_login_that_has_ended_says_log_in_again(
 
 
 @pytest.mark.parametrize("trouble", ["away", "no JSON", "folder", "lock"])
-async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
+async def test_an_unrenewable_login_is_used_while_it_lasts(
     trouble: str,
     hub: LocalHub,
     home: Path,
@@ -408,7 +408,7 @@ async def test_a_login_that_cannot_be_renewed_now_is_used_while_it_lasts(
 @pytest.mark.parametrize(
     "stored", [b"[a]\n[a]\n", b"\xff", b"[a]\nhf_token = hf_x\n", b""], ids=repr
 )
-async def test_a_token_without_a_login_that_expires_is_taken_as_it_is(
+async def test_a_token_without_expiry_is_used_unchanged(
     stored: bytes, hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
     write_login(home, "hf_x", "refresh-0", 0)
@@ -440,7 +440,7 @@ async def test_a_token_of_the_environment_is_not_renewed(
     ],
     ids=["renewed", "refused"],
 )
-async def test_a_cancelled_push_still_waits_for_the_login_that_it_renews(
+async def test_a_cancelled_push_waits_for_its_login_renewal(
     answer: IssuedToken | TokenRefused, stored: str, home: Path, hub: LocalHub
 ) -> None:
     """The old refresh token is of no use any more. A cancelled anyio scope cancels each wait."""
@@ -469,7 +469,7 @@ def after_turns_of_the_loop(count: int, work: Callable[[], object]) -> None:
         work()
 
 
-async def test_a_renewed_login_that_cannot_be_stored_is_used_with_a_warning(
+async def test_an_unstorable_renewed_login_warns(
     hub: LocalHub,
     home: Path,
     tokens: TokenRequests,
@@ -578,7 +578,7 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
         ("hub is away", "HTTP 503", ""),
     ],
 )
-async def test_trusted_publishing_that_fails_is_an_error_and_falls_back_to_nothing(
+async def test_failed_trusted_publishing_has_no_fallback(
     what: str,
     expected: str,
     suggested: str,

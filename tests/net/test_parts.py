@@ -264,7 +264,7 @@ async def unchecked(peer: Peer, threads: ThreadPoolExecutor) -> AsyncIterator[Se
         sending.check_nothing_is_left()
 
 
-async def test_unchecked_files_go_from_the_page_cache_and_arrive_as_they_are(
+async def test_unchecked_files_are_sent_from_the_page_cache(
     unchecked: Sending, peer: Peer, tmp_path: Path
 ) -> None:
     size = 3 * MIB + 5
@@ -273,7 +273,7 @@ async def test_unchecked_files_go_from_the_page_cache_and_arrive_as_they_are(
     assert peer.seen[0].body == noise(size)[7:]
 
 
-async def test_a_file_cut_short_under_the_kernel_is_a_changed_source(
+async def test_a_truncated_file_is_a_changed_source(
     unchecked: Sending, peer: Peer, tmp_path: Path
 ) -> None:
     size = 8 * BUFFER
@@ -394,7 +394,7 @@ async def test_a_header_that_would_break_out_is_an_error(
     ["file:///etc/passwd", "http://169.254.169.254/x", "ftp://h/x", "https://u:p@h/x", "nonsense"],
     ids=str,
 )
-async def test_a_part_goes_to_no_url_that_must_not_be_asked(sending: Sending, url: str) -> None:
+async def test_a_part_is_not_sent_to_a_forbidden_url(sending: Sending, url: str) -> None:
     content = Content(b"x")
     with pytest.raises(ProtocolError):
         await sending.send(content, content.part(url))
@@ -422,7 +422,7 @@ FAILURES: dict[str, tuple[Any, int | None, bool]] = {
 
 
 @pytest.mark.parametrize(("answer", "status", "retryable"), FAILURES.values(), ids=FAILURES.keys())
-async def test_a_failed_part_is_a_hub_error_and_nothing_is_left(
+async def test_a_failed_part_is_a_hub_error(
     sending: Sending, peer: Peer, answer: Any, status: int | None, retryable: bool
 ) -> None:
     peer.script(answer)
@@ -457,9 +457,7 @@ async def test_a_refusal_before_the_body_was_read_is_heard(sending: Sending, pee
     assert caught.value.status in (403, None)
 
 
-async def test_a_success_before_the_whole_part_is_there_is_a_failure(
-    sending: Sending, peer: Peer
-) -> None:
+async def test_an_early_success_is_a_failure(sending: Sending, peer: Peer) -> None:
     """Answered 200 while the last bytes wait behind a gate: nobody can have stored them."""
     answered = asyncio.Event()
 
@@ -572,9 +570,7 @@ async def test_what_reading_raises_comes_out_as_itself(
     assert caught.value is failure
 
 
-async def test_a_failure_that_nobody_waits_for_is_not_reported_as_lost(
-    sending: Sending, peer: Peer
-) -> None:
+async def test_an_unawaited_failure_is_not_logged(sending: Sending, peer: Peer) -> None:
     """The store has answered already when the read ahead fails."""
     peer.script(unread(reply(403)))
     content = Broken(noise(8 * MIB), BUFFER, SourceChangedError("changed"))
@@ -698,7 +694,7 @@ async def test_a_short_part_holds_no_slot_while_its_source_hangs(
 @pytest.mark.parametrize(
     "hang", [silence, deaf, headers_only], ids=["no answer", "does not read", "half an answer"]
 )
-async def test_a_part_that_does_not_move_is_cut_and_the_width_halved(
+async def test_a_stalled_part_is_cut_and_halves_the_limit(
     peer: Peer, threads: ThreadPoolExecutor, hang: Any
 ) -> None:
     peer.script(hang)
@@ -882,7 +878,7 @@ async def straggling(narrow_peer: Peer, threads: ThreadPoolExecutor) -> AsyncIte
         yield Straggling(Sending(session, threads), narrow_peer)
 
 
-async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
+async def test_a_slow_part_is_hedged_and_the_first_answer_counts(
     straggling: Straggling, narrow_peer: Peer
 ) -> None:
     sent = await straggling.send(deaf, whole)

@@ -252,7 +252,7 @@ async def test_waits_double_and_are_reported() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_does_not_pass_comes_out_at_once_as_it_is(error: HubError) -> None:
+async def test_a_permanent_error_is_raised_unchanged(error: HubError) -> None:
     attempts, recorded = Attempts(error), Recorded()
     with pytest.raises(type(error)) as caught:
         await loop_of(FakeClock()).run(attempts, recorded.events, "thing")
@@ -475,7 +475,7 @@ async def test_a_second_outage_has_its_own_time() -> None:
     assert (first, second, third) == tuple(clock.slept[:3])  # the waits begin small again
 
 
-async def test_what_cannot_be_reached_and_is_not_retryable_is_no_outage() -> None:
+async def test_an_unretryable_unreachable_host_is_no_outage() -> None:
     """An untrusted certificate, a proxy that refuses."""
     attempts = Attempts(HubError("no", unreachable=True))
     with pytest.raises(HubError):
@@ -496,7 +496,7 @@ async def test_a_spent_budget_makes_waits_long_and_still_counts_attempts() -> No
     assert max(clock.slept[:2]) <= POLICY.max_backoff
 
 
-def test_a_budget_is_spent_by_retries_and_given_back_by_successes() -> None:
+def test_successes_refill_the_retry_budget() -> None:
     budget = RetryBudget()
     assert sum(budget.spend() for _ in range(200)) == 100
     for _ in range(9):
@@ -524,7 +524,7 @@ async def test_giving_up_spends_no_budget() -> None:
     assert sum(budget.spend() for _ in range(200)) == 100
 
 
-def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
+def test_a_404_after_creation_is_retried_for_half_a_minute() -> None:
     clock = FakeClock()
     made, repo = Creations(clock), Repo("me/new")
     made.note(repo, "refs/pr/1")
@@ -544,7 +544,7 @@ def test_a_404_of_what_was_just_made_passes_for_half_a_minute() -> None:
     assert not made.may_lag(asked("me/new", "refs/pr/1"), missing)
 
 
-def test_what_was_just_made_is_given_some_seconds_whatever_the_jitter() -> None:
+def test_retries_after_creation_last_some_seconds() -> None:
     lagging = RepoNotFoundError("no", status=404, retryable=True)
     waits = [POLICY.delay(failures, lagging, draw=0.0) or 0.0 for failures in range(1, 6)]
     assert sum(waits) > 7

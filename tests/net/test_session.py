@@ -240,7 +240,7 @@ async def test_a_fault_that_does_not_pass_ends_after_max_retries(
     assert backoffs == [250.0, 500.0, 1000.0, None]
 
 
-async def test_an_answer_that_stays_senseless_is_not_asked_for_six_times(
+async def test_a_lasting_invalid_answer_is_retried_less_often(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(200, b"[]"))
@@ -353,7 +353,7 @@ async def test_a_failure_says_all_that_is_known(
         pytest.param(lambda response: _missing_field(response), id="a field missing"),
     ],
 )
-async def test_an_answer_that_does_not_parse_is_shown_with_status_and_body(
+async def test_an_unparsable_answer_shows_status_and_body(
     session: HubSession, peer: Peer, recorded: EventRecorder, parse: Callable[[HubResponse], Any]
 ) -> None:
     body = '{"what": 1}' if parse is not json_object else "[1]"
@@ -375,7 +375,7 @@ def _missing_field(response: HubResponse) -> Any:
 
 
 @pytest.mark.parametrize("status", [200, 401, 500])
-async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
+async def test_echoed_secrets_are_not_in_errors_or_events(
     session: HubSession, peer: Peer, recorded: EventRecorder, status: int
 ) -> None:
     opaque = "Zm9vYmFyYmF6cXV4"
@@ -567,7 +567,7 @@ async def test_a_hint_holds_back_every_request_of_the_session(
     assert [started.queued_ms for started in recorded.of(RequestStarted)] == [0, 30_000]
 
 
-async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
+async def test_a_rate_limit_delays_waiting_requests_too(
     session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     times: list[float] = []
@@ -814,7 +814,7 @@ def _as_stream(body: bytes) -> StreamBody:
 
 
 @pytest.mark.parametrize("kind", [bytes, _as_stream])
-async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
+async def test_a_body_on_a_slow_uplink_is_sent(
     kind: Callable[[bytes], bytes | StreamBody], recorded: EventRecorder
 ) -> None:
     body = kind(bytes(2 << 20))
@@ -837,7 +837,7 @@ async def test_the_rest_of_an_abandoned_body_is_not_sent(
         assert sum(read) <= 64 << 10
 
 
-async def test_spaces_in_an_answer_that_takes_its_time_count_as_life(
+async def test_spaces_in_a_slow_answer_count_as_progress(
     peer: Peer, recorded: EventRecorder
 ) -> None:
     async def late(request: Any) -> Any:
@@ -971,7 +971,7 @@ async def test_a_streamed_body_is_made_for_each_attempt(
 @pytest.mark.parametrize(
     "failure", [SourceChangedError("changed"), OSError(5, "I/O error"), ValueError("hm")], ids=repr
 )
-async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
+async def test_an_error_in_making_a_body_is_raised_unchanged(
     session: HubSession, peer: Peer, recorded: EventRecorder, failure: Exception, after: int
 ) -> None:
     async def open_() -> AsyncIterator[bytes]:
@@ -987,7 +987,7 @@ async def test_what_the_maker_of_a_body_raises_comes_out_as_itself(
 
 
 @pytest.mark.parametrize("pieces", [[b"x" * 9], [b"x" * 5, b"y" * 6]], ids=["short", "long"])
-async def test_a_body_of_another_length_than_promised_is_never_sent_as_whole(
+async def test_a_body_of_the_wrong_length_is_an_error(
     session: HubSession, peer: Peer, recorded: EventRecorder, pieces: list[bytes]
 ) -> None:
     with pytest.raises(SourceChangedError, match="10"):

@@ -73,7 +73,7 @@ async def test_an_outer_timeout_stays_the_outer_ones() -> None:
             await anyio.sleep_forever()
 
 
-async def test_a_pause_is_no_stall_and_the_time_after_it_begins_anew() -> None:
+async def test_a_pause_restarts_the_stall_timeout() -> None:
     stall = StallTimeout(30)
     with pytest.raises(StalledError):
         async with stall.guard():

@@ -235,9 +235,7 @@ SHY: Shape = (25 * MB, 1e12, 8, 0.01)
         pytest.param(SHY, (32, 64, 128, 256), id="503 above 8 connections"),
     ],
 )
-def test_the_steered_width_is_within_15_percent_of_the_best_fixed_one(
-    shape: Shape, lengths: tuple[int, ...]
-) -> None:
+def test_the_limit_is_within_15_percent_of_the_best(shape: Shape, lengths: tuple[int, ...]) -> None:
     for parts in lengths:
         best = min(fixed(width, Link(*shape), parts) for width in WIDTHS)
         assert steered(Link(*shape), parts) <= 1.15 * best, parts
@@ -252,7 +250,7 @@ def test_32_parts_are_in_flight_after_a_round_trip() -> None:
 
 
 @pytest.mark.parametrize(("parts", "most"), [(32, 8), (64, 12), (256, 16)], ids=str)
-def test_a_store_that_refuses_is_not_asked_too_much_again_and_again(parts: int, most: int) -> None:
+def test_an_overloaded_store_is_not_overloaded_repeatedly(parts: int, most: int) -> None:
     link = Link(*SHY)
     steered(link, parts)
     assert link.refused <= most
@@ -273,9 +271,7 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
 @pytest.mark.parametrize("tick", [0.002, 0.005])
 @pytest.mark.parametrize("parts", [34, 129], ids=["256 MiB", "1 GiB"])
 @pytest.mark.parametrize("unread", [0, 8 << 10])
-def test_little_is_in_flight_on_a_pipe_that_four_connections_fill(
-    parts: int, tick: float, unread: int
-) -> None:
+def test_few_parts_are_in_flight_when_four_suffice(parts: int, tick: float, unread: int) -> None:
     """What a kill would lose: four parts, each half sent, are 6 % of 256 MiB."""
     link = Link(60 * MB, 200 * MB, 10**6, tick, unread)
     seconds = steered(link, parts)

@@ -49,7 +49,7 @@ async def test_a_url_on_another_port_gets_no_token(
     assert peer.seen == []
 
 
-async def test_a_url_on_another_name_of_the_same_host_gets_no_token(
+async def test_another_name_of_the_same_host_gets_no_token(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     url = peer.url.replace("127.0.0.1", "localhost")
@@ -127,7 +127,7 @@ async def test_a_body_goes_along_within_the_hub(
 
 
 @pytest.mark.parametrize("status", [301, 302])
-async def test_a_redirect_that_would_turn_a_post_into_a_get_is_refused(
+async def test_a_redirect_from_post_to_get_is_refused(
     session: HubSession, peer: Peer, recorded: EventRecorder, status: int
 ) -> None:
     peer.script(redirect(status, "/api/renamed"))
@@ -408,7 +408,7 @@ async def test_a_proxy_that_is_away_is_named(
     ["socks5://127.0.0.1:1080", "http://[bad", "http://host:port", "://", "http://"],
     ids=str,
 )
-async def test_a_proxy_that_cannot_be_used_is_an_error_of_ours(
+async def test_an_unusable_proxy_is_a_hub_error(
     recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy)

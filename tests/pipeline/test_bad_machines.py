@@ -95,7 +95,7 @@ asyncio.run(main())
         ("from the start", 0, "AsyncPushError"),
     ],
 )
-async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
+async def test_scarce_descriptors_reduce_concurrency(
     hub: LocalHub, write: Write, tmp_path: Path, when: str, left: int, expected: str
 ) -> None:
     rng = random.Random(8)
@@ -117,7 +117,7 @@ async def test_as_descriptors_get_scarce_fewer_things_are_done_at_once(
         assert ("ulimit" in said) == bool(expected)
 
 
-async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
+async def test_a_full_journal_disk_only_disables_resume(
     hub: LocalHub, config: UploadConfig, write: Write
 ) -> None:
     """/dev/full is no folder to keep a journal in either, and needs no rights to try."""
@@ -128,7 +128,7 @@ async def test_a_full_disk_under_the_journal_costs_resume_and_nothing_else(
     assert any("resume" in warning for warning in result.warnings)
 
 
-async def test_a_full_disk_under_the_spool_is_reported_with_what_to_do(
+async def test_a_full_spool_disk_is_reported_with_a_fix(
     hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def full(*arguments: object) -> None:
@@ -145,7 +145,7 @@ async def test_a_full_disk_under_the_spool_is_reported_with_what_to_do(
             await uploader.push_to_hub("me/m", {"stream.bin": stream()})
 
 
-async def test_a_read_error_mid_file_names_the_file_and_commits_nothing(
+async def test_a_read_error_names_the_file_and_commits_nothing(
     hub: LocalHub,
     uploader: Uploader,
     write: Write,

@@ -83,7 +83,7 @@ def test_5_8_gb_are_pushed_within_150_mb(tmp_path: Path) -> None:
     sys.stderr.write(f"{output}\n")
 
 
-def test_a_model_is_split_into_shards_without_a_copy_within_150_mb(tmp_path: Path) -> None:
+def test_a_model_is_sharded_within_150_mb(tmp_path: Path) -> None:
     """Twelve tensors of 250 MB; the disk gets no byte of ours but the journal's."""
     size, count = 250_000_000, 12
     entries = {
@@ -143,7 +143,7 @@ def stored(folder: Path) -> int:
     return total
 
 
-def test_a_push_by_xet_that_is_killed_at_half_sends_little_twice(tmp_path: Path) -> None:
+def test_a_xet_push_killed_at_half_resends_little(tmp_path: Path) -> None:
     """512 MiB. What is lost is the xorbs on their way: at most two of 64 MiB, here one at most.
     Measured: 1.00 to 1.02 times the bytes."""
     size = 512 << 20
@@ -200,9 +200,7 @@ sys.stdout.buffer.write(orjson.dumps(asyncio.run(push(16, (16_000, 16_000)))))
 
 
 @pytest.mark.parametrize("transfer", ["lfs", "xet"])
-def test_tensors_of_4_gb_go_up_without_a_second_copy_in_memory(
-    transfer: str, tmp_path: Path
-) -> None:
+def test_4_gb_of_tensors_are_pushed_without_a_copy(transfer: str, tmp_path: Path) -> None:
     """At most 200 MB above what is there. Measured: 20 MB by LFS, 188 MB by Xet."""
     with serve_in_thread(tmp_path / "hub", xet=transfer == "xet") as hub:
         done = subprocess.run(

@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> FileSource:
     return FileSource("base.bin", status.st_size, PathSource(str(path), FileIdentity.of(status)))
 
 
-async def test_a_file_that_many_ask_for_at_once_is_read_once(
+async def test_a_shared_file_is_read_once(
     file: FileSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[FileSource] = []
@@ -60,7 +60,7 @@ async def test_a_file_that_many_ask_for_at_once_is_read_once(
         assert len(opened) == 1
 
 
-async def test_who_waits_for_a_hash_that_fails_hashes_by_itself(
+async def test_a_failed_shared_hash_is_computed_again(
     file: FileSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[None] = []

@@ -55,7 +55,7 @@ async def test_a_large_file_that_changes_is_not_committed(
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-async def test_a_small_file_that_changes_before_the_commit_is_not_committed(
+async def test_a_small_file_changed_before_the_commit_is_refused(
     change: Callable[[Path], None],
     uploader: Uploader,
     hub: LocalHub,
@@ -70,7 +70,7 @@ async def test_a_small_file_that_changes_before_the_commit_is_not_committed(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_a_push_of_a_folder_that_settles_is_right_the_next_time(
+async def test_a_settled_folder_is_pushed_correctly(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """The everyday case: a checkpoint is written to while it is pushed."""
@@ -88,7 +88,7 @@ async def test_a_push_of_a_folder_that_settles_is_right_the_next_time(
     }
 
 
-async def test_new_files_that_appear_meanwhile_are_left_for_the_next_push(
+async def test_new_files_during_a_push_wait_for_the_next(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"a.txt": b"a"})
@@ -224,7 +224,7 @@ async def pushed_by_receipts(up: Uploader, source: Path) -> None:
     [pushed, pushed_with_others, pushed_in_pull_request, pushed_in_chain, pushed_by_receipts],
     ids=lambda way: way.__name__,
 )
-async def test_files_that_change_all_the_time_are_followed_whichever_way_they_go(
+async def test_constantly_changing_files_are_followed(
     way: Callable[[Uploader, Path], Awaitable[None]],
     uploader: Uploader,
     hub: LocalHub,

@@ -90,9 +90,7 @@ async def test_the_marker_is_removed_first_and_written_last(
     assert json.loads((await bytes_of(hub))[marker])["files"][0]["path"] == "a"
 
 
-async def test_a_set_that_is_as_it_should_be_is_not_written_again(
-    uploader: Uploader, log: BatchLog
-) -> None:
+async def test_an_unchanged_set_is_not_written_again(uploader: Uploader, log: BatchLog) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
     count = len(log.batches)
     result = await uploader.sync(version(1), STEP, WHOLE)
@@ -111,6 +109,10 @@ async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     )
     assert await names_in(uploader) == ["step-2"]
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
+    within = await uploader.sync(version(1), f"{RUN}/step-2/within", WHOLE)  # with its own marker
+    assert within.warnings == (
+        f"run/step-2/{MARKER} was removed: the set that it lists has changed",
+    )
 
 
 async def test_a_mirror_of_sets_writes_their_markers_after_their_files(
@@ -127,7 +129,7 @@ async def test_a_mirror_of_sets_writes_their_markers_after_their_files(
     assert found.files == NAMES
 
 
-async def test_a_file_missing_or_replaced_by_another_tool_makes_the_set_incomplete(
+async def test_a_missing_or_replaced_file_makes_a_set_incomplete(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
@@ -142,7 +144,7 @@ async def test_a_file_missing_or_replaced_by_another_tool_makes_the_set_incomple
     assert await names_in(uploader) == ["step-3"]
 
 
-async def test_a_writer_that_comes_between_the_look_and_the_marker_is_noticed(
+async def test_a_writer_before_the_marker_is_noticed(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     async def nothing() -> None: ...
@@ -264,7 +266,7 @@ async def test_pruning_removes_what_the_set_lists_and_no_other_file(
     assert left == {"run/step-1/mine"}
 
 
-async def test_a_removal_that_is_continued_removes_no_file_that_was_written_since(
+async def test_a_continued_removal_keeps_new_files(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     for number in (1, 2):
@@ -372,7 +374,7 @@ OUTCOMES = ("done",) * 6 + ("lost", "done, lost", "refused", "killed", "done, ki
     st.lists(st.sampled_from(OUTCOMES), max_size=40),
     st.lists(st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]), min_size=2, max_size=4),
 )
-def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
+def test_successive_writers_leave_no_false_marker(
     outcomes: list[str], versions: list[tuple[str, ...]]
 ) -> None:
     bucket = FakeBucket(iter(outcomes))
@@ -402,7 +404,7 @@ def test_one_writer_after_the_other_never_leaves_a_marker_that_is_untrue(
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
-def test_of_two_writers_at_once_no_mixture_counts_as_complete(
+def test_a_mixture_of_two_writers_is_incomplete(
     outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
     bucket = FakeBucket(iter(outcomes), iter(pauses))

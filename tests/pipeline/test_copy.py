@@ -184,7 +184,7 @@ async def test_patterns_deletions_and_a_card_are_those_of_a_push(
     }
 
 
-async def test_a_folder_and_a_file_land_where_a_push_would_put_them(
+async def test_a_copy_has_the_paths_of_a_push(
     uploader: Uploader, hub: LocalHub, staged: str
 ) -> None:
     await uploader.copy("hf://me/staging/weights", "hf://me/prod/v1")
@@ -247,7 +247,7 @@ async def test_a_copy_can_be_a_pull_request(uploader: Uploader, hub: LocalHub, s
     assert await download(hub, "me/prod", revision="refs/pr/1") == {**FILES, "a.txt": b"a"}
 
 
-async def test_objects_without_a_xet_hash_are_copied_where_repos_share_a_store(
+async def test_objects_without_a_xet_hash_are_copied_in_one_store(
     tmp_path: Path, faults: FaultLayer, config: UploadConfig
 ) -> None:
     async with (
@@ -277,7 +277,7 @@ async def test_progress_and_events_are_those_of_a_push(
     assert recorded.of(PartProgress) == []
 
 
-async def test_what_the_hub_could_not_copy_is_asked_for_again(
+async def test_failed_copies_are_requested_again(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("lfs-files-duplicate", "one failed")
@@ -286,7 +286,7 @@ async def test_what_the_hub_could_not_copy_is_asked_for_again(
     assert await download(hub, "me/prod") == FILES
 
 
-async def test_what_the_hub_cannot_copy_is_an_error_that_says_to_push(
+async def test_an_impossible_copy_suggests_a_push(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("lfs-files-duplicate", "one failed", times=9)
@@ -318,7 +318,7 @@ async def test_rights_that_a_copy_lacks_are_named_with_both_repos(
 
 
 @pytest.mark.parametrize(("kind", "error"), [("403", AuthError), ("404", HubError)])
-async def test_a_hub_that_copies_nothing_is_an_error_that_says_to_push(
+async def test_a_hub_without_copies_suggests_a_push(
     kind: str, error: type[HubError], uploader: Uploader, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("lfs-files-duplicate", kind, times=9)
@@ -328,7 +328,7 @@ async def test_a_hub_that_copies_nothing_is_an_error_that_says_to_push(
     assert faults.seen["lfs-files-duplicate"] == 1
 
 
-async def test_an_object_that_is_lost_after_the_copy_is_copied_again(
+async def test_an_object_lost_after_the_copy_is_copied_again(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("commit", "LFS pointer missing")
@@ -437,7 +437,7 @@ async def test_a_copy_is_cancelled_at_once(
 
 @pytest.mark.parametrize("kind", ["403 gated", "401 repo", "403"])
 @pytest.mark.parametrize("route", ["revision", "tree", "resolve"])
-async def test_a_source_that_may_not_be_read_is_reported_as_one(
+async def test_an_unreadable_copy_source_is_named(
     route: str, kind: str, uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add(route, kind, times=9)
@@ -451,7 +451,7 @@ async def test_a_source_that_may_not_be_read_is_reported_as_one(
     assert not await exists(hub, "me/prod")
 
 
-async def test_bytes_that_are_not_those_of_the_source_are_never_committed(
+async def test_wrong_bytes_are_never_committed(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("resolve", "wrong JSON")
@@ -460,7 +460,7 @@ async def test_bytes_that_are_not_those_of_the_source_are_never_committed(
     assert await download(hub, "me/prod") == FILES
 
 
-async def test_a_copy_that_the_hub_does_not_show_is_no_success(
+async def test_an_unconfirmed_copy_is_no_success(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("commit", "nothing applied")
@@ -475,6 +475,7 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
         ("hf://me/staging@nowhere", HubError, "name a branch, tag or commit that me/staging has"),
         ("hf://me/staging/no/such", SourceError, "has no file or folder 'no/such'"),
         ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),
+        ("./out", InvalidRepoIdError, "take local files"),
     ],
 )
 async def test_a_source_that_is_not_there_is_reported_as_one(

@@ -111,7 +111,7 @@ async def test_a_very_long_card_is_left_unchecked(uploader: Uploader, faults: Fa
 
 
 @pytest.mark.parametrize("kind", ["done, then reset", "done, then 504", "truncated JSON"])
-async def test_a_chain_opens_one_pull_request_even_if_the_answer_is_lost(
+async def test_a_series_opens_one_pull_request_despite_a_lost_answer(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -151,7 +151,7 @@ async def test_a_merge_that_is_refused_says_where_the_files_are(
     ],
     ids=["LFS files", "payload"],
 )
-async def test_what_one_commit_does_not_survive_becomes_a_chain_unasked(
+async def test_too_large_a_commit_becomes_a_series(
     files: dict[str, bytes],
     survivable: CommitLimits,
     uploader: Uploader,
@@ -219,9 +219,7 @@ async def test_receipts_are_committed_to_a_repo_that_is_there(uploader: Uploader
     assert "create_repo" not in caught.value.suggestion
 
 
-async def test_receipts_are_committed_to_a_new_branch_if_that_is_asked(
-    hub: LocalHub, uploader: Uploader
-) -> None:
+async def test_receipts_are_committed_to_a_new_branch(hub: LocalHub, uploader: Uploader) -> None:
     await uploader.push_to_hub("me/m", {"old.txt": b"0"})
     options = PushOptions(revision="dev", create_branch=True)
     planned = await uploader.commit("me/m", [GOOD], replace(options, dry_run=True))

@@ -260,7 +260,7 @@ async def test_a_stalled_light_call_is_retried_early(
 
 
 @pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])
-async def test_a_part_that_did_not_arrive_as_sent_is_sent_again_alone(
+async def test_only_a_corrupted_part_is_sent_again(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """Invariant 2: found by its ETag, long before the completion could notice."""
@@ -272,7 +272,7 @@ async def test_a_part_that_did_not_arrive_as_sent_is_sent_again_alone(
 
 
 @pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])
-async def test_a_part_that_never_arrives_as_sent_is_an_integrity_error(
+async def test_an_always_corrupted_part_is_an_integrity_error(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("part", kind, times=999)
@@ -281,7 +281,7 @@ async def test_a_part_that_never_arrives_as_sent_is_an_integrity_error(
     assert len(await commits_of(hub, "me/m")) == 1
 
 
-async def test_weak_etags_are_compared_and_sent_back_as_the_store_gave_them(
+async def test_weak_etags_are_compared_and_returned_unchanged(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("part", "weak ETag", times=99)
@@ -313,7 +313,7 @@ async def test_a_completion_slower_than_the_timeout_sends_no_part_twice(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_that_was_lost_and_is_then_a_server_error(
+async def test_a_lost_completion_before_a_server_error(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """A Hub that wraps NoSuchUpload as 500 for good: the batch knows better."""
@@ -340,7 +340,7 @@ async def test_a_resumed_upload_that_cannot_be_completed_is_given_up(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_that_stays_unclear_is_waited_for_within_the_timeout(
+async def test_an_unclear_completion_is_waited_for(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """Not joined after all, and refused from then on: looked for, then sent anew, once."""
@@ -393,7 +393,7 @@ def by_xet() -> list[Cell]:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", by_xet(), ids=str)
-async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
+async def test_a_fault_of_xet_ends_in_one_correct_commit(
     cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     """By Xet without a word; or by LFS, which the result says."""
@@ -425,7 +425,7 @@ COPY_ROUTES = {
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("route", COPY_ROUTES)
-async def test_a_passing_fault_of_a_copy_ends_in_exactly_one_correct_commit(
+async def test_a_transient_fault_of_a_copy_ends_in_one_commit(
     route: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     async with (
@@ -457,7 +457,7 @@ def fatal_to_copies() -> list[Cell]:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", fatal_to_copies(), ids=str)
-async def test_a_lasting_fault_of_a_copy_is_an_error_and_commits_nothing(
+async def test_a_lasting_fault_of_a_copy_commits_nothing(
     cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     async with (

@@ -92,7 +92,7 @@ async def xet_uploader(xet_hub: LocalHub, config: UploadConfig) -> AsyncIterator
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
-async def test_a_state_dict_goes_up_in_parts_and_never_to_the_disk(
+async def test_a_state_dict_is_pushed_without_the_disk(
     uploader: Uploader, hub: LocalHub, model: Model, recorded: EventRecorder, copy: bool
 ) -> None:
     tensors = Tensors(model, {"format": "pt"}, copy)
@@ -159,7 +159,7 @@ async def test_a_tensor_changed_after_hashing_is_not_committed(
 
 
 @pytest.mark.parametrize("route", ["preupload", "part", "complete", "commit"])
-async def test_what_is_committed_is_what_the_tensors_were_at_one_moment(
+async def test_tensors_are_committed_consistently(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, route: str
 ) -> None:
     """Depending on what was read already, a change is seen, or comes too late or early enough."""
@@ -220,7 +220,7 @@ async def test_parts_are_made_again_when_they_do_not_arrive(
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 
-async def test_the_next_push_goes_on_with_the_parts_that_are_stored(
+async def test_the_next_push_resumes_after_stored_parts(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, recorded: EventRecorder
 ) -> None:
     faults.add("complete", "stall before reading")
@@ -236,7 +236,7 @@ async def test_the_next_push_goes_on_with_the_parts_that_are_stored(
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 
-async def test_what_the_hub_holds_is_not_sent_again_and_can_be_audited(
+async def test_stored_tensors_are_not_sent_again(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model
 ) -> None:
     await uploader.push_to_hub("me/m", {NAME: Tensors(model)})

@@ -83,7 +83,7 @@ async def test_a_strict_push_of_harmless_files_goes_through(
     assert (set(result.files_uploaded), result.warnings) == ({"config.json", "weights.bin"}, ())
 
 
-async def test_what_is_in_memory_or_a_stream_is_looked_at_too(uploader: Uploader) -> None:
+async def test_bytes_and_streams_are_searched_for_secrets(uploader: Uploader) -> None:
     async def stream() -> AsyncIterator[bytes]:
         yield b"\n"
         yield f"glpat-{body(20)}".encode()
@@ -97,7 +97,7 @@ async def test_what_is_in_memory_or_a_stream_is_looked_at_too(uploader: Uploader
     )
 
 
-async def test_of_many_leaks_some_are_shown_and_the_rest_counted(uploader: Uploader) -> None:
+async def test_many_leaks_are_shown_in_part_and_counted(uploader: Uploader) -> None:
     source: Source = {f"{number:03}/.env": b"A=1" for number in range(600)}  # three thread hops
     result = await uploader.push_to_hub("me/many", source, PushOptions(dry_run=True))
 
@@ -124,7 +124,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
 ) -> None:
     loop, begun, ended = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    def endless(files: object, stopped: Callable[[], bool]) -> list[Leak]:
+    def endless(files: object, stopped: Callable[[], bool], read: object) -> list[Leak]:
         loop.call_soon_threadsafe(begun.set)
         while not stopped():
             time.sleep(0.001)
@@ -142,7 +142,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
 
 @pytest.mark.parametrize("variable", ["HF_TOKEN_PATH", "HF_HOME"])
 @pytest.mark.parametrize("way", ["itself", "hard link", "named"])
-async def test_a_token_file_within_the_source_is_refused_whatever_token_is_used(
+async def test_a_token_file_in_the_source_is_refused(
     uploader: Uploader,
     write: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -176,7 +176,7 @@ async def test_the_tokens_beside_the_token_file_are_refused_too(
         await uploader.push_to_hub("me/stored", out)
 
 
-async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
+async def test_a_file_with_only_the_token_is_refused(
     uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "the-token-of-the-environment")
@@ -203,7 +203,7 @@ async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 1 << 30), strict=st.booleans())
-async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
+async def test_prop_no_output_of_a_push_has_the_secret(
     hub: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int, strict: bool
 ) -> None:
     """Every known form, each with a random secret, in the events, JSON lines, logs and errors."""

@@ -81,7 +81,7 @@ async def test_deletions_that_leave_something_there_make_no_room(
         await uploader.push_to_hub(repo, {"logs": b"l"}, PushOptions(delete_patterns="logs/b"))
 
 
-async def test_what_comes_in_the_way_meanwhile_is_reported_as_clearly(
+async def test_a_concurrent_path_conflict_is_reported_clearly(
     repo: str, uploader: Uploader, faults: FaultLayer, hub: LocalHub
 ) -> None:
     path = "new/model.bin"

@@ -125,7 +125,7 @@ async def test_upload_creates_repo_if_needed(uploader: Uploader, faults: FaultLa
     assert faults.seen["create"] == 1
 
 
-async def test_a_missing_repo_is_an_error_when_it_may_not_be_created(uploader: Uploader) -> None:
+async def test_a_missing_repo_without_create_repo_is_an_error(uploader: Uploader) -> None:
     with pytest.raises(RepoNotFoundError, match="create_repo=True"):
         await uploader.push_to_hub("me/model", {"a.txt": b"1"}, PushOptions(create_repo=False))
 
@@ -235,7 +235,7 @@ async def test_files_are_ignored_also_where_the_hub_shows_none(
     assert result.files_ignored == ("train.log",)
 
 
-async def test_what_a_hub_ignores_because_it_is_there_is_unchanged(
+async def test_files_ignored_as_existing_are_unchanged(
     config: UploadConfig, tmp_path: Path
 ) -> None:
     """KohakuHub says `shouldIgnore` of each file that it holds already, and names no oid."""
@@ -370,9 +370,7 @@ async def test_a_pull_request_leaves_the_branch_alone(uploader: Uploader, hub: L
     assert await head_of(hub, "me/m", "refs/pr/1") == result.commit_sha
 
 
-async def test_a_pinned_parent_that_is_not_the_head_is_a_conflict(
-    uploader: Uploader, hub: LocalHub
-) -> None:
+async def test_an_outdated_pinned_parent_is_a_conflict(uploader: Uploader, hub: LocalHub) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     await uploader.push_to_hub("me/m", {"a.txt": b"2"})
     with pytest.raises(CommitConflictError):
@@ -418,7 +416,7 @@ async def test_a_dry_run_changes_nothing(
         (PushOptions(parent_commit="0" * 40), "no commit to pin"),
     ],
 )
-async def test_options_that_no_new_repo_can_meet_are_an_error_and_create_none(
+async def test_impossible_options_create_no_repo(
     options: PushOptions, advice: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
 ) -> None:
     with pytest.raises(RepoNotFoundError, match=advice):
@@ -451,9 +449,7 @@ async def test_a_dry_run_on_a_missing_repo_creates_none(
     assert not faults.seen["create"]
 
 
-async def test_wrong_card_metadata_stops_the_push_before_the_repo_is_made(
-    uploader: Uploader, faults: FaultLayer
-) -> None:
+async def test_wrong_card_metadata_creates_no_repo(uploader: Uploader, faults: FaultLayer) -> None:
     with pytest.raises(SourceError, match="metadata"):
         await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: [1\n---\n"})
     assert not faults.seen["create"]
@@ -526,7 +522,7 @@ async def test_receipts_are_committed_by_another_session(
     assert await files_of(hub, "me/m") == {".gitattributes", *MODEL}
 
 
-async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
+async def test_bytes_of_receipts_are_hashed_in_threads(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There may be 256 MiB of them: the loop is the user's."""
@@ -547,7 +543,7 @@ async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
     assert threading.get_ident() not in threads
 
 
-async def test_work_that_grows_with_the_number_of_files_leaves_the_event_loop(
+async def test_work_for_many_files_runs_in_threads(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a loop turn costs may not depend on how many files a push has."""
@@ -632,7 +628,7 @@ async def cancelled_within() -> AsyncIterator[bytes]:
     await helper
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_a_failure_of_that_push(
+async def test_an_unrequested_cancellation_fails_its_push(
     uploader: Uploader,
 ) -> None:
     pushes = [
@@ -767,7 +763,7 @@ async def test_a_branch_just_made_may_be_unknown_for_a_moment(
     assert result.files_uploaded == ("b.txt",)
 
 
-async def test_a_repo_of_others_that_is_unknown_is_no_matter_of_patience(
+async def test_an_unknown_repo_of_others_is_not_retried(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/new", {"a.txt": b"1"})
@@ -784,7 +780,7 @@ async def test_a_commit_that_is_shown_late_is_waited_for(
     assert (await uploader.push_to_hub("me/late", {"a.txt": b"1"})).verified
 
 
-async def test_what_fails_after_the_commit_says_that_it_was_made(
+async def test_a_failure_after_the_commit_says_that_it_was_made(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """3b: also where it is the push's own time that runs out."""
@@ -805,7 +801,7 @@ async def test_what_fails_after_the_commit_says_that_it_was_made(
 
 
 @pytest.mark.parametrize("stage", ["a listener", "the progress callback", "the journal"])
-async def test_what_listens_or_remembers_cannot_turn_a_commit_into_a_failure(
+async def test_listeners_and_journal_cannot_fail_a_commit(
     stage: str, hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed = False
@@ -855,7 +851,7 @@ def rewrite(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_a_file_whose_mtime_was_put_back_is_pushed_as_it_is(
+async def test_a_file_with_a_restored_mtime_is_pushed(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     """In the same repo, where it would be called unchanged, and in another of the same Hub."""
@@ -930,7 +926,7 @@ async def test_a_remembered_hash_unknown_to_the_hub_is_checked(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
+async def test_constantly_changing_bytes_are_an_error(
     uploader: Uploader,
     config: UploadConfig,
     write: Write,
@@ -960,7 +956,7 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_pushes_that_meet_while_hashing_share_no_hash_of_other_bytes(
+async def test_concurrent_pushes_share_no_wrong_hash(
     uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is rewritten, its mtime put back, while the first of them hashes it."""
@@ -1130,7 +1126,7 @@ async def test_a_chain_may_stay_a_pull_request(uploader: Uploader, hub: LocalHub
     assert await head_of(hub, "me/m", "refs/pr/1") == result.commit_sha
 
 
-async def test_a_chain_on_another_branch_says_that_it_shows_link_by_link(
+async def test_a_series_on_a_branch_warns_of_partial_states(
     uploader: Uploader, hub: LocalHub
 ) -> None:
     files = {f"{number}.txt": b"x" for number in range(4)}

@@ -81,7 +81,7 @@ async def test_rules_that_the_source_brings_stay_as_they_are(
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_a_regular_file_that_a_later_rule_wants_by_lfs_is_unchanged(
+async def test_a_regular_file_under_a_new_lfs_rule_is_unchanged(
     size: int, uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
 ) -> None:
     text = b"text\n" * (size // 5)
@@ -97,7 +97,7 @@ async def test_a_regular_file_that_a_later_rule_wants_by_lfs_is_unchanged(
     assert third.receipts[1].route == "lfs"
 
 
-async def test_an_lfs_file_that_no_rule_wants_any_more_is_unchanged(
+async def test_an_lfs_file_without_a_rule_is_unchanged(
     uploader: Uploader, write: Callable[..., Path]
 ) -> None:
     source = write({".gitattributes": "*.txt" + RULE})

@@ -152,7 +152,7 @@ async def test_an_unseen_change_rehashes_all_shards(
 
 
 @pytest.mark.parametrize("route", ["preupload", "part"])
-async def test_a_model_that_changes_while_its_shards_are_sent_is_not_committed(
+async def test_a_model_changed_during_sharding_is_not_committed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, folder: Path
 ) -> None:
     path = folder / "model.safetensors"

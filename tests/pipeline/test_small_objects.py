@@ -133,7 +133,7 @@ async def test_memory_is_given_back_when_a_push_fails(
     assert hasher.memory_left == UploadConfig().max_memory // KEPT_SHARE
 
 
-async def test_a_small_object_that_was_replaced_while_it_was_sent_is_reported(
+async def test_a_small_object_replaced_while_sent_is_reported(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.bin": b"\0" * 10_000})

@@ -66,9 +66,7 @@ class InStep:
             yield data[start : start + size]
 
 
-async def test_streams_that_wait_for_each_other_go_up_side_by_side(
-    uploader: Uploader, hub: LocalHub
-) -> None:
+async def test_dependent_streams_are_sent_side_by_side(uploader: Uploader, hub: LocalHub) -> None:
     step = InStep(2)
     expected = {"a.bin": NOISE, "b.bin": NOISE[::-1]}
     source = {name: step.pieces(data) for name, data in expected.items()}
@@ -101,7 +99,7 @@ async def test_one_producer_may_write_many_streams_in_turn(
     assert await download(hub, "me/m") == {name: b"0,1,2,3,4," for name in source}
 
 
-async def test_a_long_stream_goes_on_while_a_short_one_has_just_begun(
+async def test_a_short_stream_does_not_delay_a_long_one(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One producer writes both in turn, large pieces here and small ones there."""
@@ -346,7 +344,7 @@ repos = count()
     ending=st.sampled_from(["whole", "whole", "cancelled", "failed"]),
     stop_after=st.integers(1, 40),
 )
-async def test_prop_streams_of_any_schedule_go_up_whole_or_not_at_all(
+async def test_prop_streams_are_pushed_whole_or_not_at_all(
     hub: LocalHub,
     config: UploadConfig,
     kinds: list[Producer],

@@ -125,7 +125,7 @@ async def test_the_official_client_and_sync_read_each_others_files(
     assert (result.files_uploaded, result.bytes_transferred) == ((), 0)
 
 
-async def test_a_file_that_changed_under_the_same_size_and_time_is_sent(
+async def test_a_change_of_equal_size_and_time_is_sent(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     source = write(FILES)
@@ -213,7 +213,7 @@ async def test_delete_removes_whole_segments_and_what_the_patterns_choose(
     }
 
 
-async def test_what_the_source_holds_but_is_skipped_is_not_deleted(
+async def test_skipped_source_files_are_not_deleted(
     uploader: Uploader, hub: LocalHub, write: Write
 ) -> None:
     there = {
@@ -264,7 +264,7 @@ async def test_an_empty_source_deletes_nothing(
     assert await bytes_of(hub) == {"run/a": b"a"}
 
 
-async def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
+async def test_a_dry_run_has_a_plan_and_changes_nothing(
     uploader: Uploader, hub: LocalHub, write: Write, log: BatchLog
 ) -> None:
     dry = SyncOptions(delete=True, dry_run=True)
@@ -371,7 +371,7 @@ async def test_a_lost_answer_is_replaced_by_a_look(
     assert await bytes_of(hub) == {"run/a": b"a"}
 
 
-async def test_a_batch_that_landed_is_no_failure_though_no_attempt_is_left(
+async def test_a_landed_batch_is_no_failure_after_the_last_attempt(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "done, then 504", times=9)
@@ -380,7 +380,7 @@ async def test_a_batch_that_landed_is_no_failure_though_no_attempt_is_left(
     assert result.files_uploaded == ("run/a",)
 
 
-async def test_a_batch_the_hub_only_claims_to_have_done_is_an_error(
+async def test_a_falsely_confirmed_batch_is_an_error(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "nothing applied")
@@ -436,7 +436,7 @@ async def test_a_lost_answer_is_not_an_unchanged_bucket(
     assert caught.value.result.files_uploaded == ()
 
 
-async def test_an_answer_that_is_lost_before_a_refusal_is_no_unchanged_bucket(
+async def test_a_lost_answer_before_a_refusal_is_a_sync_error(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "504")  # it may still be done later
@@ -470,7 +470,7 @@ async def test_a_sync_that_is_cancelled_says_what_it_has_changed(
     assert "/buckets/me/runs before that, and not verified: 1 file(s) added (run/a)" in note
 
 
-async def test_a_sync_that_is_cancelled_before_anything_has_changed_says_nothing(
+async def test_a_sync_cancelled_before_a_change_has_no_note(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-paths-info", "answer never sent")

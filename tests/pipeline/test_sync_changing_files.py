@@ -95,7 +95,7 @@ FOLLOWED: dict[Change, bytes | None] = {
 @pytest.mark.parametrize("marker", [False, True], ids=["", "marked"])
 @pytest.mark.parametrize("route", [BEFORE, WHILE])
 @pytest.mark.parametrize("change", FOLLOWED, ids=lambda change: change.__name__)
-async def test_a_small_file_goes_in_as_it_is_after_the_change(
+async def test_a_small_changed_file_is_stored_as_it_is_now(
     change: Change,
     route: str,
     marker: bool,
@@ -127,7 +127,7 @@ async def test_a_small_file_goes_in_as_it_is_after_the_change(
     assert again.files_uploaded == ()
 
 
-async def test_what_was_sent_of_a_file_before_it_changed_counts_as_transferred(
+async def test_bytes_sent_before_a_change_count_as_transferred(
     tmp_path: Path, faults: FaultLayer, config: UploadConfig, write: Write
 ) -> None:
     received = 0
@@ -223,7 +223,7 @@ async def test_a_deleted_file_stays_until_the_next_sync(
     assert (await held(hub))["b.txt"] == b"new"
 
 
-async def test_a_set_that_loses_a_file_meanwhile_is_not_marked_as_complete(
+async def test_a_set_that_loses_a_file_is_not_marked(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     """As when a trainer removes an old checkpoint while it is being sent."""
@@ -274,7 +274,7 @@ async def test_files_that_change_all_the_time_are_followed(
         check_trained(source, {name: found[f"{step}/{name}"] for name in names})
 
 
-async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(
+async def test_a_watch_syncs_a_growing_log(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"train.log": b"0", "old.txt": b"old"})
@@ -304,7 +304,7 @@ async def test_a_watched_folder_is_synced_to_a_bucket_while_its_log_grows(
     assert found == {"train.log": b"0xx"}
 
 
-async def test_a_watch_of_a_bucket_goes_on_after_a_sync_that_failed(
+async def test_a_watch_continues_after_a_failed_sync(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"a.txt": b"a"})
@@ -319,6 +319,6 @@ async def test_a_watch_of_a_bucket_goes_on_after_a_sync_that_failed(
     assert await held(hub) == {"a.txt": b"a"}
 
 
-async def test_a_watch_of_a_bucket_takes_the_options_of_a_sync(uploader: Uploader) -> None:
+async def test_a_watch_of_a_bucket_takes_sync_options(uploader: Uploader) -> None:
     with pytest.raises(ValueError, match="takes SyncOptions, not PushOptions"):
         uploader.watch(".", RUN, PushOptions())

@@ -65,7 +65,7 @@ async def hub(tmp_path: Path, faults: FaultLayer, questions: Questions) -> Async
         yield hub
 
 
-async def test_the_store_is_asked_about_many_small_files_at_the_same_time(
+async def test_many_small_files_are_queried_at_once(
     uploader: Uploader, hub: LocalHub, questions: Questions
 ) -> None:
     questions.enough = 24
@@ -75,7 +75,7 @@ async def test_the_store_is_asked_about_many_small_files_at_the_same_time(
     assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
 
 
-async def test_small_files_are_read_as_far_as_there_is_memory_for_them(
+async def test_memory_limits_small_files_read_ahead(
     hub: LocalHub, config: UploadConfig, questions: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "TINY_FILE", 10_000)
@@ -118,7 +118,7 @@ async def test_each_group_is_one_upload_and_all_of_them_one_sync(
     assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
 
 
-async def test_a_group_that_cannot_be_stored_fails_the_sync_before_anything_shows(
+async def test_a_group_that_fails_shows_nothing(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)

@@ -66,14 +66,12 @@ def test_an_account_in_full() -> None:
     ("ends", "expires_at"),
     [("2027-01-15T08:00:00Z", 1_800_000_000.0), ("soon", None), (5, None), (None, None)],
 )
-def test_an_oauth_login_has_no_role_and_may_say_when_it_ends(
-    ends: Any, expires_at: float | None
-) -> None:
+def test_an_oauth_login_has_no_role(ends: Any, expires_at: float | None) -> None:
     response = {"name": "me", "auth": {"type": "app_token_as_user", "expiresAt": ends}}
     assert parse_account(answer(response)) == Account("me", expires_at=expires_at, is_oauth=True)
 
 
-def test_the_first_letters_of_a_token_say_where_it_is_from() -> None:
+def test_the_prefix_of_a_token_gives_its_kind() -> None:
     assert accounts.kind_of_token("hf_oauth_eyJ") == "oauth"
     assert accounts.kind_of_token("hf_jwt_eyJ") == "oidc"
     assert accounts.kind_of_token("hf_abcdef") is None

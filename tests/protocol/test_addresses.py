@@ -212,7 +212,7 @@ pieces = st.sampled_from([*_PIECES.split(), *_REFS.split(), PUBLIC, " "])
 @given(st.lists(pieces, max_size=9).map("".join))
 @example(f"{PUBLIC}/me/m/tree/a%2541")
 @example("hf:///me/m")
-def test_no_text_is_read_in_another_way_than_by_the_official_client(text: str) -> None:
+def test_texts_are_read_as_by_the_official_client(text: str) -> None:
     if not is_address(text, PUBLIC):
         return
     ours = our_reading(text)
@@ -265,7 +265,7 @@ def test_an_address_fills_in_what_was_left_at_its_default() -> None:
     )
 
 
-def test_what_an_address_does_not_say_is_left_to_the_options() -> None:
+def test_options_complete_an_address() -> None:
     options = PushOptions(revision="dev", path_in_repo="sub")
 
     for text, path in (("me/m", "sub"), ("hf://me/m@dev", "sub"), ("hf://me/m@dev/sub/", "sub/")):
@@ -305,7 +305,7 @@ def test_a_protected_repo_has_to_be_a_space() -> None:
             filled_in(text, visibility="protected")
 
 
-def test_the_sdk_of_a_space_goes_with_the_address_of_one_alone() -> None:
+def test_space_sdk_needs_a_space() -> None:
     assert filled_in("hf://spaces/me/s", space_sdk="gradio").space_sdk == "gradio"
     for text in ("hf://me/m", "me/m"):
         with pytest.raises(ValueError, match="space_sdk needs"):

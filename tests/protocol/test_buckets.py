@@ -37,7 +37,7 @@ def test_the_prefix_of_a_tree_is_quoted_whole() -> None:
     assert buckets.tree_request(BUCKET).target == "/api/buckets/me/runs/tree?recursive=true"
 
 
-def test_what_was_left_to_the_hub_is_not_in_the_request() -> None:
+def test_unset_fields_are_not_in_the_request() -> None:
     assert buckets.create_request(BUCKET, SyncOptions()).body == b"{}"
     options = SyncOptions(private=False, region="eu", resource_group="g1")
     body = buckets.create_request(BUCKET, options).body

@@ -318,7 +318,7 @@ def test_parts_cover_the_file_once_and_in_order(size: int, chunk_size: int) -> N
         end += part.size
 
 
-def test_a_batch_of_the_largest_files_has_an_answer_that_is_read() -> None:
+def test_the_answer_for_the_largest_files_is_within_limits() -> None:
     """5 GB a file, the Hub's usual part size, a presigned URL of 600 bytes for each part."""
     large = LfsObject("a" * 64, 5_000_000_000)
     assert parts_expected(large) == 313

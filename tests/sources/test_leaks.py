@@ -220,14 +220,14 @@ def test_files_on_disk_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_that_took_a_files_place_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_file_is_not_awaited(tmp_path: Path) -> None:
     path = tmp_path / "x"
     os.mkfifo(path)
     content = PathSource(str(path), FileIdentity.of(path.stat()))
     assert find_leaks([FileSource("x", 9, content)]) == []
 
 
-def test_of_one_file_so_many_are_reported_and_no_more() -> None:
+def test_findings_of_one_file_are_limited() -> None:
     assert len(leaks_in(f"{TOKENS['GitHub'][1]}\n" * 1000)) == LEAKS_PER_FILE
 
 

@@ -100,7 +100,7 @@ async def test_a_memory_file_is_its_whole_value(collecting: Collect) -> None:
     assert await pushed(collecting, {"a": file}) == {"a": CONTENT}
 
 
-async def test_keys_lie_below_path_in_repo_and_patterns_choose_among_them(
+async def test_keys_are_below_path_in_repo(
     collecting: Collect,
 ) -> None:
     source = {"a.bin": b"1", "logs/a.bin": b"2", "a.txt": b"3", ".git/x": b"4"}
@@ -187,9 +187,7 @@ async def test_everything_wrong_with_a_mapping_is_said_at_once(
 
 
 @pytest.mark.parametrize("key", ["/x", "C:/x", "", "..", "a/", "a//b"])
-async def test_a_key_that_is_no_path_is_none_below_a_folder_either(
-    collecting: Collect, key: str
-) -> None:
+async def test_an_invalid_key_is_invalid_below_a_folder(collecting: Collect, key: str) -> None:
     (problem,) = await problems(collecting, {key: b""}, path_in_repo="w")
     assert problem.startswith(f"path_in_repo {key!r} must ")
 
@@ -430,7 +428,7 @@ async def test_a_card_is_text(collecting: Collect) -> None:
     assert got == {"README.md": text.encode(), "w/a": b""}
 
 
-async def test_a_card_of_one_line_is_text_unless_it_names_a_file(
+async def test_a_one_line_card_is_text_unless_a_file_exists(
     collecting: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -462,7 +460,7 @@ async def test_a_card_is_a_path(collecting: Collect, tmp_path: Path) -> None:
                      id="not Unicode"),
     ],
 )  # fmt: skip
-async def test_a_card_that_cannot_be_had_is_reported_with_the_rest(
+async def test_an_unreadable_card_is_reported_with_other_problems(
     collecting: Collect,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -485,7 +483,7 @@ async def test_a_card_wins_over_the_readme_of_the_source(
         assert collected.notices == (f"model_card replaces '{tmp_path}/README.md'",)
 
 
-async def test_a_card_that_is_the_readme_of_the_source_is_no_news(
+async def test_a_card_that_is_the_sources_readme_gives_no_notice(
     collecting: Collect, tmp_path: Path
 ) -> None:
     (tmp_path / "README.md").write_bytes(b"# Card")
@@ -502,7 +500,7 @@ async def test_a_card_excuses_a_readme_that_cannot_be_read(
     assert got == {"README.md": b"# New\n"}
 
 
-async def test_a_card_lies_at_the_root_and_leaves_other_readmes_alone(
+async def test_a_card_replaces_only_the_root_readme(
     collecting: Collect,
 ) -> None:
     source = {"README.md": b"of the folder", "readme.md": b"other"}

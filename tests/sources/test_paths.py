@@ -109,7 +109,7 @@ def test_bad_names_are_refused(path: str, problem: str) -> None:
 @NO_DEADLINE
 @given(paths)
 @example("a/b")
-def test_what_is_accepted_lies_within_the_repo_and_is_spelled_one_way(path: str) -> None:
+def test_accepted_paths_are_normal_and_within_the_repo(path: str) -> None:
     if check_path_in_repo(path) is None:
         name = normalise_path(path)
         assert os.path.normpath(name) == name
@@ -147,7 +147,7 @@ def test_an_impossible_folder_is_refused(path_in_repo: str) -> None:
         folder_prefix(path_in_repo)
 
 
-def test_a_file_that_is_also_a_folder_is_found_in_any_order() -> None:
+def test_a_path_that_is_file_and_folder_is_found() -> None:
     paths = ["a", "a/b", "c/d/e", "c/d/f", "c", "g/h"]
     for some in permutations(paths):
         clashes = file_folder_clashes(some)

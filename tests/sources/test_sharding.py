@@ -122,7 +122,7 @@ def test_small_files_and_other_files_are_left_alone() -> None:
     assert split_large([small], small.size, ProblemReport()) == [small]
 
 
-def test_a_file_that_is_too_large_by_its_header_alone_stays_whole() -> None:
+def test_a_file_too_large_only_by_its_header_stays_whole() -> None:
     shard = in_memory(flat({"a": 9, "b": 9}), "model-00001-of-00002.safetensors")
     assert split_large([shard], 18, ProblemReport()) == [shard]
 

@@ -416,7 +416,7 @@ sys.stdin.read()
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(spool_dir: Path) -> None:
+def test_files_of_a_killed_process_are_removed(spool_dir: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(spool_dir)],
         stdin=subprocess.PIPE,

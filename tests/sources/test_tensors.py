@@ -66,7 +66,7 @@ def test_the_bytes_are_those_that_safetensors_writes(dtype: str, copy: bool) -> 
     assert content(Tensors(tensors, copy=copy)) == save(tensors)
 
 
-def test_all_dtypes_in_one_file_are_in_the_order_of_the_library() -> None:
+def test_dtypes_are_ordered_as_by_safetensors() -> None:
     names = ["b", "a", "é", "Z", 'quo"te\\', "tab\t\x01"]
     tensors = {f"{dtype}.{name}": made(dtype, 3) for dtype in DTYPES for name in names}
     assert content(Tensors(tensors)) == save(tensors)
@@ -84,7 +84,7 @@ shapes = st.lists(st.integers(0, 7), max_size=4)
         max_size=6,
     )
 )
-def test_whatever_lies_in_memory_in_whatever_way_is_written_in_c_order(
+def test_any_memory_layout_is_written_in_c_order(
     given_tensors: dict[str, tuple[str, list[int], str]],
 ) -> None:
     tensors = {}
@@ -197,7 +197,7 @@ class Frame(ByArray):
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copied"])
-def test_the_columns_of_a_data_frame_are_not_taken_for_its_rows(copy: bool) -> None:
+def test_columns_of_a_data_frame_are_not_its_rows(copy: bool) -> None:
     table = made("float64", 512, 512)
     file = Tensors({"a": Frame(table)}, copy=copy).file("m")
     pieces = bytearray(file.size)
@@ -249,7 +249,7 @@ def test_a_dict_may_grow_while_its_tensors_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
-def test_an_empty_dict_and_empty_metadata_are_written_as_the_library_does(metadata: Any) -> None:
+def test_empty_tensors_and_metadata_match_safetensors(metadata: Any) -> None:
     arrays = {"a": made("float32", 0, 3)}
     assert read_all(Tensors(arrays, metadata).file("m")) == save(arrays, metadata)
     if metadata != {}:  # of nothing at all, the library writes `{},"__metadata__":{}}`
@@ -403,7 +403,7 @@ def test_a_copy_is_taken_in_steps() -> None:
     assert read == content.data
 
 
-def test_of_a_tensor_on_a_device_whole_rows_are_copied_at_once() -> None:
+def test_whole_rows_are_copied_from_a_device() -> None:
     """JAX compiles a slice anew for each size."""
     slices: list[Any] = []
 

@@ -60,7 +60,7 @@ def found_at(path: Path) -> PathSource:
     return PathSource(str(path), identity, may_change=True, optional=True)
 
 
-def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_files_are_ordered_by_path(tmp_path: Path) -> None:
     fill(tmp_path, "b", "a/z", "a/b/c/d/e/f/g/h/i/j", "a-b", "a.b", "a0", "é/ü ñ", "C")
 
     gathered = gather(tmp_path)
@@ -122,7 +122,7 @@ def test_files_of_git_python_and_the_client_are_left_out(
     )
 
 
-def test_a_folder_that_is_named_itself_is_walked_whatever_it_is_called(tmp_path: Path) -> None:
+def test_a_source_named_like_a_skipped_folder_is_walked(tmp_path: Path) -> None:
     fill(tmp_path, "__pycache__/a.pyc")
     assert names(gather(tmp_path / "__pycache__")) == ["a.pyc"]
 
@@ -266,7 +266,7 @@ def test_everything_that_cannot_be_a_file_is_named_at_once(
     assert names(gather(tmp_path, allow_patterns="good")) == ["good"]
 
 
-def test_files_whose_names_are_no_unicode_can_be_left_out_by_name(tmp_path: Path) -> None:
+def test_files_with_undecodable_names_can_be_left_out(tmp_path: Path) -> None:
     fill(tmp_path, "good")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin-\xe9")).write_bytes(b"")
     for pattern in ("latin-\udce9", "latin-?"):
@@ -370,7 +370,7 @@ def test_a_folder_that_vanishes_during_the_walk_is_named(
     assert report.problems == [f"folder '{tmp_path}/b' cannot be listed: No such file or directory"]
 
 
-def test_a_folder_that_becomes_a_link_during_the_walk_is_not_entered(tmp_path: Path) -> None:
+def test_a_folder_turned_into_a_link_is_not_entered(tmp_path: Path) -> None:
     """Swapped between the listing of its parent and its own: a race for what lies outside."""
     fill(tmp_path, "outside/secret", "in/a", "in/b/f", "in/c")
     report = ProblemReport()
@@ -443,6 +443,12 @@ def test_many_notices_of_a_kind_are_counted(tmp_path: Path) -> None:
     ("path", "problem"),
     [
         pytest.param("nowhere", "'{here}/nowhere' does not exist", id="missing"),
+        pytest.param(
+            "hf://me/m",
+            "'{here}/hf:/me/m' does not exist: a source is a local path; `copy` takes what is on"
+            " the Hub",
+            id="an address",
+        ),
         pytest.param("file/below", "'{here}/file/below' does not exist", id="below a file"),
         pytest.param("pipe", "'{here}/pipe' is a named pipe (FIFO), not a file", id="pipe"),
         pytest.param("a\0b", "'{here}/a\\x00b' cannot be a path: embedded null byte", id="NUL"),
@@ -525,7 +531,7 @@ def test_one_file_with_an_impossible_name_is_refused(tmp_path: Path, path_in_rep
     assert problem.startswith("path_in_repo ")
 
 
-def test_a_folder_in_an_impossible_place_is_refused_with_its_other_problems(
+def test_a_folder_at_an_invalid_path_reports_all_problems(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "broken").symlink_to("nowhere")

@@ -44,7 +44,7 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     ]
 
 
-async def test_latest_pushes_the_newest_of_those_that_wait_and_reports_the_rest(
+async def test_latest_pushes_the_newest_and_reports_the_rest(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.add("part", "stall before reading")
@@ -107,7 +107,7 @@ async def test_a_failure_is_logged_and_the_next_checkpoint_goes_on(
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-async def test_failures_that_nobody_has_heard_of_are_raised_at_the_end(
+async def test_unreported_failures_are_raised_at_the_end(
     failures: int, uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("commit", "422", times=failures)

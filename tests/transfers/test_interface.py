@@ -180,7 +180,7 @@ async def test_an_unavailable_transfer_is_named_in_a_warning(
     assert recorded.of(TransferChosen) == [TransferChosen("lfs", "it is not installed")]
 
 
-async def test_when_the_last_transfer_fails_the_push_fails_and_commits_nothing(
+async def test_a_failure_of_the_last_transfer_commits_nothing(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(AsyncPushError, match="no transfer is left to store the files: no room"):

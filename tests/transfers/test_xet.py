@@ -133,7 +133,7 @@ async def test_auto_takes_xet_where_the_hub_grants_a_token(
     assert len(NOISE) < result.bytes_transferred < sum(len(content) for content in files.values())
 
 
-async def test_what_the_store_has_is_distinguished_from_what_is_sent(
+async def test_deduplicated_and_sent_bytes_are_distinguished(
     uploader: Uploader, write: Write, recorded: EventRecorder, hub: LocalHub
 ) -> None:
     await uploader.push_to_hub("me/m", write({"old.bin": NOISE}))
@@ -287,7 +287,7 @@ async def test_without_hf_xet_transfer_xet_says_what_to_do(
 @pytest.mark.parametrize(
     ("route", "kind"), [("xorb", "500"), ("xorb", "reset mid-body"), ("shard", "403")]
 )
-async def test_when_the_chunk_store_is_away_lfs_takes_its_place_once(
+async def test_lfs_replaces_an_unreachable_chunk_store(
     route: str,
     kind: str,
     hub: LocalHub,
@@ -309,7 +309,7 @@ async def test_when_the_chunk_store_is_away_lfs_takes_its_place_once(
     assert [event.route for event in recorded.of(FileStored)] == ["lfs", "lfs"]
 
 
-async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
+async def test_an_unreachable_store_does_not_end_the_push(
     config: UploadConfig, tmp_path: Path, write: Write, recorded: EventRecorder
 ) -> None:
     @web.middleware
@@ -328,7 +328,7 @@ async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
     assert recorded.engines == ["xet", "lfs"]
 
 
-def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> None:
+def test_a_remote_hub_cannot_name_a_local_chunk_folder() -> None:
     grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
     session = SimpleNamespace(endpoint="https://hub.example", config=UploadConfig())
     tokens = XetTokens(session, None, None)  # type: ignore[arg-type]
@@ -336,7 +336,7 @@ def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> N
         tokens._checked(answer(grant))
 
 
-async def test_a_hub_on_this_machine_may_keep_chunks_in_a_folder(
+async def test_a_local_hub_may_name_a_chunk_folder(
     config: UploadConfig, tmp_path: Path, write: Write
 ) -> None:
     """hf_xet's `local://` store, read back by hf_xet itself."""
@@ -386,7 +386,7 @@ async def test_a_token_that_expires_meanwhile_is_asked_for_again(
 
 
 @pytest.mark.parametrize("route", ["xorb", "shard"])
-async def test_a_write_token_that_the_store_refuses_is_asked_for_again(
+async def test_a_refused_write_token_is_requested_again(
     route: str,
     uploader: Uploader,
     hub: LocalHub,
@@ -482,7 +482,7 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
             assert any("uploading with LFS instead" in warning for warning in result.warnings)
 
 
-async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
+async def test_a_file_changed_while_sent_is_not_committed(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": b"\0b"})
@@ -493,7 +493,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
     assert faults.seen["batch"] == 0  # nor is it LFS's turn
 
 
-async def test_a_small_file_that_changes_while_it_is_sent_is_read_again(
+async def test_a_small_file_changed_while_sent_is_read_again(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": b"\0b", "c.bin": b"\0c"})
@@ -529,7 +529,7 @@ async def test_a_file_that_is_gone_is_named(
 
 
 @pytest.mark.parametrize("stage", ["xet-write-token", "xorb", "shard", "commit"])
-async def test_a_push_is_cancelled_at_once_and_the_next_one_works(
+async def test_a_push_after_a_cancelled_one_works(
     stage: str, uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE})
@@ -621,7 +621,7 @@ async def run_quietly(hub: LocalHub, tmp_path: Path, **variables: str) -> tuple[
     return written, asked
 
 
-async def test_hf_xet_writes_no_log_and_connects_to_nobody_but_the_hub(
+async def test_hf_xet_writes_no_log_and_reaches_only_the_hub(
     hub: LocalHub, faults: FaultLayer, tmp_path: Path
 ) -> None:
     assert await run_quietly(hub, tmp_path) == (b"", set())
@@ -872,7 +872,7 @@ async def test_no_token_is_ever_reported(
             assert secret not in theirs.read_text()
 
 
-async def test_the_official_client_and_we_read_what_the_other_wrote_by_xet(
+async def test_xet_files_are_exchanged_with_the_official_client(
     uploader: Uploader,
     hub: LocalHub,
     faults: FaultLayer,
@@ -923,7 +923,7 @@ def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None
     assert xorbs not in settings(large)
 
 
-def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(
+def test_hf_xet_sends_no_telemetry_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert settings(UploadConfig())["telemetry.enabled"] is False
@@ -1017,7 +1017,7 @@ async def pieces_of(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + MIB]
 
 
-async def test_a_stream_is_sent_as_it_is_read_and_never_spooled(
+async def test_a_stream_is_never_spooled(
     uploader: Uploader, hub: LocalHub, recorded: EventRecorder, tmp_path: Path
 ) -> None:
     data = NOISE * 3
@@ -1036,7 +1036,7 @@ async def test_a_stream_is_sent_as_it_is_read_and_never_spooled(
     assert again.commit_sha == result.commit_sha
 
 
-async def test_where_there_is_no_xet_a_stream_is_spooled_after_all(
+async def test_without_xet_a_stream_is_spooled(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("xet-write-token", "404")
@@ -1163,7 +1163,7 @@ async def test_bytes_that_changed_unseen_are_sent_as_they_are(
 
 
 @pytest.mark.parametrize("source", ["files", "stream"])
-async def test_an_hf_xet_that_is_too_old_is_as_good_as_none(
+async def test_an_old_hf_xet_counts_as_missing(
     source: str,
     uploader: Uploader,
     hub: LocalHub,
@@ -1225,7 +1225,7 @@ def test_a_number_in_an_address_is_not_taken_for_a_status() -> None:
     assert XetFailedError(said.format("client error (401 Unauthorized)")).refused
 
 
-async def test_an_upload_that_always_stalls_is_left_to_lfs_with_a_warning(
+async def test_a_stalling_upload_falls_back_to_lfs_with_a_warning(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("xorb", "stall mid-body", times=99)
@@ -1266,7 +1266,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
     over.set()
 
 
-def test_while_others_make_progress_an_upload_waits_longer_but_not_for_ever() -> None:
+def test_an_upload_waits_longer_while_others_progress() -> None:
     shared = SharedProgress()
     watch = XetStallDetector(1.0, shared=shared)
     now = time.monotonic()

@@ -116,7 +116,7 @@ async def test_a_process_that_ends_during_a_push_is_silent(
     assert (process.returncode, written) == (7, (b"", b""))
 
 
-async def test_a_commit_of_receipts_from_elsewhere_is_audited_by_a_third_machine(
+async def test_a_commit_of_remote_receipts_passes_an_audit(
     hub: LocalHub,
     config: UploadConfig,
     write: Write,

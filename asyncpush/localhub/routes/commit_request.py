@@ -1,5 +1,6 @@
-"""A commit's two requests. Preupload says how each file should be sent, which files are ignored and
-what already exists. The commit's lines are read one by one, so that memory holds only a few."""
+"""The requests of a commit. Validation checks its card. Preupload says how each file should be
+sent, which files are ignored and what already exists. The commit's lines are read one by one, so
+that memory holds only a few."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
+from asyncpush.localhub.cards import MAX_CARD_BYTES, check_card
 from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import pulls
@@ -33,7 +35,7 @@ from asyncpush.localhub.store.committing import (
 from asyncpush.localhub.store.gitrepo import FileEntry, GitRepo, LfsPointer
 from asyncpush.localhub.store.ignoring import IgnoreRules
 from asyncpush.localhub.store.lfs_rules import MAX_REGULAR_BYTES, not_stored
-from asyncpush.localhub.store.names import RepoId, check_path
+from asyncpush.localhub.store.names import RepoId, check_path, parse_repo_type
 from asyncpush.localhub.web import (
     bad_request,
     flag_in_query,
@@ -59,6 +61,19 @@ _BATCH_BYTES = 1 << 20
 _PULL_REF = re.compile(r"refs/pr/([1-9][0-9]{0,8})", re.ASCII)
 
 routes = web.RouteTableDef()
+
+
+@routes.post("/api/validate-yaml", name="validate-yaml")
+async def validate_yaml(request: web.Request) -> web.Response:
+    body = await read_json(request)
+    content = text_of(body, "content", limit=MAX_CARD_BYTES)
+    repo_type = parse_repo_type(body.get("repoType") or "model")
+    check = await state_of(request).run(check_card, content, repo_type)
+    answer = {
+        "errors": [{"message": message} for message in check.errors],
+        "warnings": [{"message": message} for message in check.warnings],
+    }
+    return json_answer(answer, status=400 if check.errors else 200)
 
 
 @dataclass(frozen=True, slots=True)

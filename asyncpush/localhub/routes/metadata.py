@@ -1,5 +1,4 @@
-"""Metadata of repos: lists of repos; one repo's head, files, card and commits; and validation of
-cards."""
+"""Metadata of repos: lists of repos, and one repo's head, files, card and commits."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from typing import Any
 from aiohttp import web
 
 from asyncpush.localhub.auth import user_of
-from asyncpush.localhub.cards import CARD_NAME, check_card
+from asyncpush.localhub.cards import CARD_NAME, MAX_CARD_BYTES, check_card
 from asyncpush.localhub.routes.repo_admin import KIND, REPO
 from asyncpush.localhub.state import HubState, repo_type_of, state_of
 from asyncpush.localhub.store.gitrepo import MAIN, Commit, FileEntry, GitRepo
-from asyncpush.localhub.store.names import RepoId, RepoType, parse_repo_type
+from asyncpush.localhub.store.names import RepoId, RepoType
 from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import (
     Refusal,
@@ -24,8 +23,6 @@ from asyncpush.localhub.web import (
     json_answer,
     next_link,
     number_in_query,
-    read_json,
-    text_of,
     wire_time,
 )
 
@@ -33,7 +30,6 @@ COMMITS_PAGE = 50
 REPOS_PAGE = 1000
 _MAX_CURSOR = 100_000_000
 _MAX_PAGE = 100_000
-_MAX_CARD = 8 << 20
 
 routes = web.RouteTableDef()
 
@@ -179,7 +175,7 @@ def describe(
 
 def _card(repo: GitRepo, commit: str, repo_type: RepoType) -> dict[str, Any]:
     readme = repo.entry(commit, CARD_NAME)
-    if not isinstance(readme, FileEntry) or readme.lfs or readme.size > _MAX_CARD:
+    if not isinstance(readme, FileEntry) or readme.lfs or readme.size > MAX_CARD_BYTES:
         return {}
     return check_card(repo.content(readme.oid).decode(errors="replace"), repo_type).data
 
@@ -259,16 +255,3 @@ def _commit_json(commit: Commit, *, formatted: bool) -> dict[str, Any]:
         message = "".join(f"<p>{text}</p>" for text in paragraphs)
         answer["formatted"] = {"title": html.escape(commit.title), "message": message}
     return answer
-
-
-@routes.post("/api/validate-yaml", name="validate-yaml")
-async def validate_yaml(request: web.Request) -> web.Response:
-    body = await read_json(request)
-    content = text_of(body, "content", limit=_MAX_CARD)
-    repo_type = parse_repo_type(body.get("repoType") or "model")
-    check = await state_of(request).run(check_card, content, repo_type)
-    answer = {
-        "errors": [{"message": message} for message in check.errors],
-        "warnings": [{"message": message} for message in check.warnings],
-    }
-    return json_answer(answer, status=400 if check.errors else 200)

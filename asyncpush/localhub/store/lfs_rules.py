@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pygit2
 
-from asyncpush.localhub.cards import CARD_NAME, check_card
+from asyncpush.localhub.cards import CARD_NAME, MAX_CARD_BYTES, check_card
 from asyncpush.localhub.store.gitrepo import MAX_POINTER_BYTES, LfsPointer, parse_pointer
 from asyncpush.localhub.store.names import RepoType, path_problem
 from asyncpush.localhub.web import Refusal
@@ -68,7 +68,6 @@ def pattern_for(path: str) -> str:
 
 
 MAX_REGULAR_BYTES = 10 << 20
-MAX_CARD_BYTES = 8 << 20
 _SHOWN = 10
 """How many paths the message of a refusal names."""
 

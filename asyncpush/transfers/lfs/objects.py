@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -30,6 +30,7 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import BytesSource, FileSource, Part, Receipt
 from asyncpush.net.bodies import PartContent
 from asyncpush.net.parts import PartSender, SentPart

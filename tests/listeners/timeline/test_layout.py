@@ -43,7 +43,7 @@ def test_a_connection_shows_its_parts_by_number() -> None:
     ]
 
 
-def test_a_file_sent_by_a_library_of_its_own_has_a_lane() -> None:
+def test_a_file_sent_by_a_library_has_a_lane() -> None:
     script = EventScript()
     script.emit(1.0, TransferStarted("x.bin", MB, 1))
     script.emit(3.0, FileStored("x.bin", MB, "xet"))

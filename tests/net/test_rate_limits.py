@@ -49,7 +49,7 @@ def _shared_sleep(clock: FakeClock) -> Callable[[float], Awaitable[None]]:
     return sleep
 
 
-async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
+async def test_a_pause_saves_up_50_ms_at_most() -> None:
     clock = FakeClock()
     bandwidth = Bandwidth(1000, clock=clock, sleep=clock.sleep)
     await bandwidth.take(100)
@@ -59,7 +59,7 @@ async def test_a_pause_saves_up_a_twentieth_of_a_second_and_no_more() -> None:
     assert clock.now - before == pytest.approx(0.95)
 
 
-async def test_bytes_that_were_waited_for_and_never_sent_hold_up_nobody() -> None:
+async def test_unsent_bytes_delay_nobody() -> None:
     clock = FakeClock()
 
     async def sleep(seconds: float) -> None:

@@ -26,7 +26,7 @@ def test_one_error_comes_out_as_itself_with_its_cause() -> None:
     assert not hasattr(error, "__notes__")
 
 
-def test_of_several_the_first_comes_out_and_counts_the_others() -> None:
+def test_the_first_of_several_errors_counts_the_others() -> None:
     first = HubError("first")
     with pytest.raises(HubError) as caught:
         raise_group(first, HubError("second"), ValueError("third"))

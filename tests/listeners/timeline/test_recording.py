@@ -60,7 +60,7 @@ def test_a_file_without_events_is_refused(tmp_path: Path, content: bytes) -> Non
         read_timeline(path)
 
 
-def test_of_several_runs_the_last_is_read_with_all_of_its_pushes(tmp_path: Path) -> None:
+def test_the_last_run_of_a_file_is_read(tmp_path: Path) -> None:
     old, first, second = (
         EventScript("old"),
         EventScript("aa", began=BEGAN + 99),

@@ -45,7 +45,7 @@ def test_a_low_limit_that_costs_nothing_is_not_warned_of(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("width", [1, 3, 20], ids="{} at once".format)
-async def test_items_begin_in_order_and_no_more_than_the_width_at_once(width: int) -> None:
+async def test_items_begin_in_order_within_the_width(width: int) -> None:
     begun: list[int] = []
     running, most = 0, 0
 
