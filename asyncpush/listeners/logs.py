@@ -78,12 +78,11 @@ _DONE = {
 
 
 class LogListener:
-    """Writes events to `asyncpush.*` loggers. Whether a logger is enabled for a kind of event is
-    looked up when a push emits the first of that kind."""
+    """Writes events to `asyncpush.*` loggers. Each push has one. Whether a logger is enabled for a
+    kind of event is looked up when the push emits the first of that kind."""
 
-    @property
-    def wants_headers(self) -> bool:
-        return _http.isEnabledFor(logging.DEBUG)
+    def __init__(self) -> None:
+        self.wants_headers: bool = _http.isEnabledFor(logging.DEBUG)
 
     @property
     def wants_events(self) -> Collection[type[Event]]:
