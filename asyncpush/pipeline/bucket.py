@@ -10,7 +10,8 @@ bucket itself is checked."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 
@@ -338,9 +339,13 @@ SMALLEST_GROUP, LARGEST_GROUP = 16 * MIB, 32 * MIB
 GROUP_FILES = 1000
 GROUPS_AT_ONCE = 2
 
+HEAD_START = 0.3
+"""Seconds that a group has to itself after its files were added. A quick store has it by then, and
+no memory is needed for two. When the store takes longer, the next group is read in that time."""
+
 
 def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
-    """Groups of files that are uploaded one after the other, two at a time.
+    """Groups of files that are uploaded one after the other, two at a time if the store is slow.
 
     What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
     freed. Small files therefore go in groups, which take less memory: eight of them, of 16 MiB each
@@ -358,6 +363,26 @@ def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
         size += more
     if group:
         yield group
+
+
+@contextlib.asynccontextmanager
+async def _head_start(turn: asyncio.Lock) -> AsyncIterator[Callable[[], object]]:
+    """Hold `turn` until `HEAD_START` seconds after the given function was called, or until the end
+    of the block if that comes first."""
+    await turn.acquire()
+    passed = False
+
+    def pass_on() -> None:
+        nonlocal passed
+        if not passed:
+            passed = True
+            turn.release()
+
+    loop = asyncio.get_running_loop()
+    try:
+        yield lambda: loop.call_later(HEAD_START, pass_on)
+    finally:
+        pass_on()
 
 
 @dataclass(slots=True)
@@ -382,9 +407,11 @@ class BucketStore:
         that changed and cannot be followed."""
         receipts = await self.send((), collected.streams) if collected.streams else []
         errors: dict[str, SourceChangedError] = {}
+        turn = asyncio.Lock()
 
         async def send(group: Sequence[FileSource]) -> None:
-            receipts.extend(await self.send(group, changed=errors))
+            async with _head_start(turn) as on_added:
+                receipts.extend(await self.send(group, changed=errors, on_added=on_added))
 
         for _ in range(1 + COLLECTED_AGAIN):
             if errors:
@@ -404,9 +431,11 @@ class BucketStore:
         streams: Sequence[OpenStream] = (),
         *,
         changed: dict[str, SourceChangedError] | None = None,
+        on_added: Callable[[], object] = lambda: None,
     ) -> list[Receipt]:
         """Receipts of all of them, once the store has them. With `changed`, followed files
-        that have changed are put there, by path, and have no receipt."""
+        that have changed are put there, by path, and have no receipt. `on_added` is called when
+        nothing is left to do but wait for the store."""
         ctx = self.ctx
         transfers = ctx.transfers.for_buckets
         upload: BucketUpload | None = None
@@ -429,6 +458,7 @@ class BucketStore:
             await for_each(together, add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
+            on_added()
             receipts = list(await upload.finish(changed=changed))
         except SourceChangedError as exc:
             if changed is None or not any(file.may_change for file in files):
