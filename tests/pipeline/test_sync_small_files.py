@@ -177,3 +177,22 @@ async def test_the_next_group_begins_when_the_store_has_the_last_one_or_is_slow(
     assert len(result.files_uploaded) == 60
     assert open_uploads.most == most
     assert open_uploads.now == 0
+
+
+async def test_a_sync_makes_few_calls_for_many_files(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """What grows with the number of files is hf_xet's question about each one's first chunk."""
+    files = {f"{number}": f"small {number}".encode() for number in range(300)}
+    await uploader.sync(files, RUN)
+    assert faults.seen.pop("chunk") <= 300
+    faults.seen.pop("newer-xet", None)  # hf_xet asks for versions of the API
+    assert faults.seen == {
+        "bucket": 1,
+        "bucket-create": 1,
+        "bucket-xet-write-token": 1,
+        "xorb": 1,
+        "shard": 1,
+        "bucket-batch": 1,
+        "bucket-paths-info": 2,  # before, and to verify what the batch has changed
+    }
