@@ -341,7 +341,7 @@ GROUPS_AT_ONCE = 2
 
 HEAD_START = 0.3
 """Seconds that a group has to itself after its files were added. A quick store has it by then, and
-no memory is needed for two. When the store takes longer, the next group is read in that time."""
+no memory is needed for two. When the store takes longer, the next groups are read meanwhile."""
 
 
 def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
@@ -365,24 +365,37 @@ def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
         yield group
 
 
-@contextlib.asynccontextmanager
-async def _head_start(turn: asyncio.Lock) -> AsyncIterator[Callable[[], object]]:
-    """Hold `turn` until `HEAD_START` seconds after the given function was called, or until the end
-    of the block if that comes first."""
-    await turn.acquire()
-    passed = False
+class GroupTurns:
+    """Lets one group after the other begin: each when the one before has ended, or its head start
+    is over. The first one that needs longer shows that the store is slow, and those after it get no
+    head start."""
 
-    def pass_on() -> None:
-        nonlocal passed
-        if not passed:
-            passed = True
-            turn.release()
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._head_start = HEAD_START
 
-    loop = asyncio.get_running_loop()
-    try:
-        yield lambda: loop.call_later(HEAD_START, pass_on)
-    finally:
-        pass_on()
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[Callable[[], object]]:
+        """Wait for the turn of a group. The function is to be called when its files are added."""
+        await self._turn.acquire()
+        holding = True
+
+        def pass_on() -> None:
+            nonlocal holding
+            if holding:
+                holding = False
+                self._turn.release()
+
+        def head_start_is_over() -> None:
+            if holding:
+                self._head_start = 0.0
+                pass_on()
+
+        loop = asyncio.get_running_loop()
+        try:
+            yield lambda: loop.call_later(self._head_start, head_start_is_over)
+        finally:
+            pass_on()
 
 
 @dataclass(slots=True)
@@ -407,10 +420,10 @@ class BucketStore:
         that changed and cannot be followed."""
         receipts = await self.send((), collected.streams) if collected.streams else []
         errors: dict[str, SourceChangedError] = {}
-        turn = asyncio.Lock()
+        turns = GroupTurns()
 
         async def send(group: Sequence[FileSource]) -> None:
-            async with _head_start(turn) as on_added:
+            async with turns.taken() as on_added:
                 receipts.extend(await self.send(group, changed=errors, on_added=on_added))
 
         for _ in range(1 + COLLECTED_AGAIN):

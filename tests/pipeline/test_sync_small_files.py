@@ -196,3 +196,26 @@ async def test_a_sync_makes_few_calls_for_many_files(
         "bucket-batch": 1,
         "bucket-paths-info": 2,  # before, and to verify what the batch has changed
     }
+
+
+async def test_groups_get_no_head_start_once_the_store_was_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bucket, "HEAD_START", 0.05)
+    turns = bucket.GroupTurns()
+    delays: list[float] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def noted(delay: float, action: Any, *arguments: Any) -> asyncio.TimerHandle:
+        delays.append(delay)
+        return call_later(delay, action, *arguments)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    async with turns.taken() as on_added:  # the store has it at once
+        on_added()
+    async with turns.taken() as on_added:
+        on_added()
+        async with turns.taken() as on_next_added:  # begins when the head start is over
+            on_next_added()
+    assert delays == [0.05, 0.05, 0.0]
