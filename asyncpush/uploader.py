@@ -252,7 +252,7 @@ class Uploader:
             return results
         if failures:
             names = [p.repo_id for p, r in zip(pushes, results, strict=True) if r in failures]
-            # nearly always an `ExceptionGroup`: its errors are seldom anything but exceptions
+            # Python makes this an `ExceptionGroup` if each failure is an `Exception`.
             raise BaseExceptionGroup(
                 f"{len(failures)} of {len(pushes)} pushes failed: {', '.join(names[:10])}", failures
             )
@@ -560,8 +560,8 @@ def _import_runtime() -> OpenRuntime:
 
 @cache
 def _import_anyio_backend() -> None:
-    """anyio imports its half for asyncio (25 ms) when a loop first needs it: here a loop of this
-    thread, so that the caller's does not stand still."""
+    """Import anyio's backend for asyncio, which takes 25 ms. anyio does so when an event loop first
+    needs it: here one of this thread, so that the caller's is not blocked."""
     asyncio.run(anyio.lowlevel.checkpoint())
 
 

@@ -18,7 +18,7 @@ from asyncpush.models import FileIdentity
 from asyncpush.protocol.lfs import BasicUpload, LfsObject
 
 
-def _made_by(decorator: Any) -> tuple[Any, Any]:
+def _made_by(decorator: Any) -> tuple[Any, ...]:
     @decorator(frozen=True, slots=True)
     class Point:
         """A point."""
@@ -37,15 +37,38 @@ def _made_by(decorator: Any) -> tuple[Any, Any]:
         name: str = ""
         size: int
 
-    return Point, Named
+    @decorator(slots=True)
+    class Counted:
+        name: str
+        count: int = 0
+        seen: list[int] = field(default_factory=list, init=False)
+        twice: int = field(init=False)
+
+        def __post_init__(self) -> None:
+            self.twice = 2 * self.count
+
+    @decorator(slots=True, eq=False)
+    class Itself:
+        name: str = ""
+
+    return Point, Named, Counted, Itself
 
 
 LAZY, STANDARD = _made_by(lazy_dataclass.dataclass), _made_by(dataclasses.dataclass)
 
 
-@pytest.mark.parametrize("made", [LAZY, STANDARD], ids=["lazy", "standard"])
-def test_instances_behave_as_those_of_the_standard_decorator(made: tuple[Any, Any]) -> None:
-    point, named = made
+COMPILED = _made_by(lazy_dataclass.dataclass)
+for _cls in COMPILED:
+    assert inspect.isfunction(_cls.__init__)  # looking at it compiles it
+
+made_by_each = pytest.mark.parametrize(
+    "made", [LAZY, COMPILED, STANDARD], ids=["lazy", "compiled", "standard"]
+)
+
+
+@made_by_each
+def test_instances_behave_as_those_of_the_standard_decorator(made: tuple[Any, ...]) -> None:
+    point, named, *_ = made
     assert repr(point(1)).endswith("Point(x=1, y=2)")
     assert point(1) == point(1, 2, ["left out"]) != point(2)
     assert hash(point(1)) == hash(point(1, tags=["left out"]))
@@ -64,6 +87,42 @@ def test_instances_behave_as_those_of_the_standard_decorator(made: tuple[Any, An
         point(1).x = 2
     with pytest.raises(FrozenInstanceError, match="cannot delete field 'x'"):
         del point(1).x
+
+
+@made_by_each
+def test_instances_that_are_not_frozen_behave_as_those_of_the_standard_decorator(
+    made: tuple[Any, ...],
+) -> None:
+    _, _, counted, itself = made
+    one = counted("a", 2)
+    assert (one.seen, one.twice) == ([], 4)
+    assert one == counted("a", count=2) != counted("b", 2)
+    one.count = 5
+    assert (one.count, one.twice) == (5, 4)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+    assert itself() != itself()
+    assert len({itself(), itself("b")}) == 2
+    assert not hasattr(itself(), "__dict__")
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "message"),
+    [
+        ((), {}, "missing 1 required positional argument: 'name'"),
+        (("a", 1, 2), {}, "takes from 2 to 3 positional arguments but 4 were given"),
+        (("a",), {"name": "b"}, "got multiple values for argument 'name'"),
+        (("a",), {"twice": 1}, "got an unexpected keyword argument 'twice'"),
+        (("a",), {"other": 1}, "got an unexpected keyword argument 'other'"),
+    ],
+    ids=["missing", "too many", "twice", "not a parameter", "unknown"],
+)
+def test_wrong_arguments_are_refused_as_by_the_standard_decorator(
+    values: tuple[Any, ...], named: dict[str, Any], message: str
+) -> None:
+    for made in (_made_by(lazy_dataclass.dataclass), _made_by(dataclasses.dataclass)):
+        with pytest.raises(TypeError, match=message):
+            made[2](*values, **named)
 
 
 def test_it_looks_like_the_standard_decorators_class() -> None:
@@ -101,12 +160,21 @@ def test_frozen_classes_of_the_standard_decorator_may_inherit() -> None:
     assert isinstance(events.PushStarted("me/a", "model", "main"), events.Event)
 
 
-def test_nothing_is_compiled_before_an_instance_is_made() -> None:
+def test_nothing_is_compiled_before_there_are_many_instances() -> None:
     seen = """
 import asyncpush.events as events
-lazy = vars(events.PushStarted)["__init__"]
-events.PushStarted("me/a", "model", "main")
-print(type(lazy).__name__, type(vars(events.PushStarted)["__init__"]).__name__)
+from asyncpush.lazy_dataclass import COMPILED_AFTER
+
+def init():
+    return type(vars(events.PushStarted)["__init__"]).__name__
+
+def make():
+    return events.PushStarted("me/a", "model", revision="main")
+
+few = [make() for _ in range(COMPILED_AFTER)]
+print(init())
+assert make() == few[0], few[0]
+print(init())
 """
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["_LazyInit", "function"]

@@ -10,7 +10,7 @@ import operator
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ import click
 from asyncpush.cli.base import argument, filled, given_options, option
 from asyncpush.cli.output import UsageError
 from asyncpush.errors import InvalidRepoIdError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import check_repo_id
 from asyncpush.options import (
     LOCAL,

@@ -20,7 +20,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -28,6 +28,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from asyncpush.cli.output import UsageError
 from asyncpush.errors import InvalidRepoIdError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, Push, PushOptions
 from asyncpush.protocol.addresses import is_web_url, target_of
 

@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from asyncpush.cli.push import open_uploader, result_document
 from asyncpush.cli.running import run
 from asyncpush.errors import MissingTokenError
 from asyncpush.events import PushFailed, PushFinished
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.listeners.format import UNICODE, fit, format_bytes, format_seconds
 from asyncpush.models import UploadResult
 from asyncpush.net.credentials import has_token

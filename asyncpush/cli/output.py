@@ -13,7 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -30,6 +30,7 @@ from asyncpush.errors import (
     SyncError,
     VerificationError,
 )
+from asyncpush.lazy_dataclass import dataclass
 
 FAILED, USAGE, NOT_AUTHORISED, CONFLICT = 1, 2, 3, 4
 

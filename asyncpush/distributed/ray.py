@@ -11,7 +11,7 @@ import inspect
 import os
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +32,7 @@ from asyncpush.events import (
     PushStarted,
     Record,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import (
     CARD_NAME,
     Receipt,

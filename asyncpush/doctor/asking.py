@@ -9,13 +9,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 from asyncpush.concurrency.task_groups import open_files_limit
 from asyncpush.errors import AuthError, HubError
 from asyncpush.events import Emitter
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
 from asyncpush.net.connections import proxy_for
 from asyncpush.net.session import HubSession

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from asyncpush.events import (
     FileHashed,
@@ -18,12 +17,14 @@ from asyncpush.events import (
     RequestStarted,
     RetryScheduled,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Activity
 
 SLICES = 128
 
 FIRST_REPORT = 0.2
-"""Seconds over which the bytes of a part's first progress event are taken to have been sent."""
+"""The bytes of a part's first progress event count as sent evenly over so many seconds before
+it."""
 
 
 class RetryTally:

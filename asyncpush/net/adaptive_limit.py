@@ -12,8 +12,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from asyncpush.lazy_dataclass import dataclass
 
 START = 16
 """Large parts in flight at first: enough to fill a fast link whose connections are each limited."""

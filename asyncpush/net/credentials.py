@@ -142,6 +142,12 @@ class TokenSource:
                 self._current = current
         return current.token
 
+    @property
+    def lasting(self) -> str | None:
+        """The token in use; None when there is none yet, or when it has to be renewed."""
+        current = self._lasting()
+        return None if current is None else current.token
+
     async def find(self) -> str | None:
         """The token, or None when there is none: public repos can be read without one."""
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import anyio
@@ -20,6 +20,7 @@ from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt, SyncFailure
 from asyncpush.options import MIB, SyncOptions
 from asyncpush.pipeline.context import PushContext

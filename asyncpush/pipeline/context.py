@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncpush.concurrency.task_groups import FairSlots
 from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import PHASES, Phase, Repo
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.pipeline.content_cache import CacheMemory, ContentCache
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import routes
 from asyncpush.transfers.interface import Transfers
@@ -35,6 +37,7 @@ class PushContext:
     push_threads: PushThreads
     events: Emitter
     slots: FairSlots
+    contents: ContentCache = field(default_factory=lambda: ContentCache(CacheMemory(0)))
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""

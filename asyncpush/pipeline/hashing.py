@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from asyncpush.concurrency.threads import PushThreads, each_in_thread, in_thread
 from asyncpush.errors import SourceChangedError
 from asyncpush.events import Emitter, FileHashed, HashProgress
 from asyncpush.journal import HashRecord, Journal, NullJournal
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import BytesSource, FileIdentity, FileSource, PathSource
 from asyncpush.options import MIB
 from asyncpush.sources import Reader

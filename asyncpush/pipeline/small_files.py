@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from anyio.abc import TaskGroup
@@ -16,6 +15,7 @@ from anyio.abc import TaskGroup
 from asyncpush.concurrency.task_groups import SlotQueue, for_group
 from asyncpush.concurrency.threads import each_in_thread
 from asyncpush.errors import SourceChangedError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import Hashed, KeptMemory

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import anyio
@@ -18,6 +18,7 @@ from asyncpush.concurrency.task_groups import SlotQueue, batches, for_each, for_
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import FileRouted
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import BytesSource, FileSource, Receipt
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.routing import SURELY_LFS, Candidate, EarlyModes, Routing, Stored, ask_modes

@@ -12,7 +12,7 @@ import contextlib
 import mimetypes
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from itertools import chain
 
@@ -28,6 +28,7 @@ from asyncpush.events import (
     FileStored,
     Verified,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, PathSource, PlannedFile, SyncFailure, SyncResult
 from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (

@@ -13,6 +13,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from asyncpush.errors import SourceError
 from asyncpush.lazy_dataclass import dataclass
@@ -31,6 +32,8 @@ SCAN_LIMIT = 1 << 20
 """Larger files are not searched: text that people write by hand is smaller."""
 
 LEAKS_PER_FILE = 20
+
+ReadSome: TypeAlias = Callable[[FileSource, int], bytes]
 
 _SHORTEST_TOKEN = 16
 _LINE_BREAKS = 4  # bytes that may surround the only token in a file
@@ -208,26 +211,29 @@ base 32, 16 characters have fewer once in 10,000 times."""
 
 
 def find_leaks(
-    files: Iterable[FileSource], stopped: Callable[[], bool] = lambda: False
+    files: Iterable[FileSource],
+    stopped: Callable[[], bool] = lambda: False,
+    read: ReadSome = read_sample,
 ) -> list[Leak]:
-    """The places in these files that look like a credential, in the order of the files."""
+    """The places in these files that look like a credential, in the order of the files. `read`
+    returns the first bytes of a file, up to a number of them."""
     leaks: list[Leak] = []
     for file in files:
         if stopped():
             break
         if file.size:
-            leaks += _leaks_of(file)
+            leaks += _leaks_of(file, read)
     return leaks
 
 
-def _leaks_of(file: FileSource) -> list[Leak]:
+def _leaks_of(file: FileSource, read: ReadSome) -> list[Leak]:
     name = file.path_in_repo.rpartition("/")[2].lower()
     path = file.path_in_repo
     leaks = [Leak(path, kind) for kind in _kinds_by_name(name)]
     may_be_pointer = file.size in _POINTER_SIZES
     if not may_be_pointer and (file.size > SCAN_LIMIT or name.endswith(_BINARY_ENDINGS)):
         return leaks
-    content = _content(file)
+    content = _content(file, read)
     if may_be_pointer and _POINTER.fullmatch(content):
         return [Leak(path, LFS_POINTER, certain=True)]
     content = _as_text(content)
@@ -244,11 +250,11 @@ def _kinds_by_name(name: str) -> Iterator[str]:
         yield _NAMES[(match.lastindex or 0) - 1][0]
 
 
-def _content(file: FileSource) -> bytes:
+def _content(file: FileSource, read: ReadSome = read_sample) -> bytes:
     """The file's content if it can be read. Errors are ignored: uploading the file will report
     them."""
     try:
-        return read_sample(file, SCAN_LIMIT)
+        return read(file, SCAN_LIMIT)
     except SourceError:
         return b""
 

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from asyncpush.errors import os_reason
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import UNFINISHED, OwnFiles
 from asyncpush.sources.byte_sources import when_descriptors_are_free
 from asyncpush.sources.paths import PatternFilter

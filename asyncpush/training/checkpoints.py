@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import TracebackType
 from typing import Literal, Self, get_args
 
@@ -16,6 +16,7 @@ import anyio
 
 from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import AsyncPushError
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Source, SyncResult, UploadProgress, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import library_logger

@@ -151,7 +151,7 @@ def world() -> Iterator[World]:
 @pytest.mark.parametrize("share", range(1, SHARES + 1))
 @pytest.mark.no_cover
 @pytest.mark.timeout(3600)
-def test_chaos_ends_in_one_right_commit_or_an_error_and_none(
+def test_chaos_ends_in_one_commit_or_an_error(
     world: World, pytestconfig: pytest.Config, share: int
 ) -> None:
     @settings(

@@ -60,7 +60,7 @@ def found_at(path: Path) -> PathSource:
     return PathSource(str(path), identity, may_change=True, optional=True)
 
 
-def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_files_are_ordered_by_path(tmp_path: Path) -> None:
     fill(tmp_path, "b", "a/z", "a/b/c/d/e/f/g/h/i/j", "a-b", "a.b", "a0", "é/ü ñ", "C")
 
     gathered = gather(tmp_path)

@@ -108,7 +108,7 @@ async def test_a_failure_is_logged_and_the_next_checkpoint_goes_on(
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-async def test_failures_that_nobody_has_heard_of_are_raised_at_the_end(
+async def test_unreported_failures_are_raised_at_the_end(
     failures: int, uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("commit", "422", times=failures)

@@ -65,13 +65,16 @@ def test_idle_counts_after_a_report_past_the_last_bytes(
     assert room.asked == 3
 
 
-def test_a_file_waits_for_most_of_the_earlier_ones() -> None:
+def test_files_wait_until_half_of_the_earlier_ones_are_read() -> None:
+    """One long wait for many files: each wait wakes a thread."""
     read: list[int] = []
     backlog = XetBacklog(Room(times=0))
-    for number in range(4):
+    for number in range(12):
         handle = SimpleNamespace(result=lambda number=number: read.append(number))
-        backlog.add_file(memory.MOST_UNREAD // 2, handle)
-    assert read == [0, 1]
+        backlog.add_file(memory.MOST_UNREAD // 8, handle)
+        if number == 7:
+            assert not read
+    assert read == [4, 3, 2, 1, 0]
 
 
 @pytest.mark.usefixtures("no_pause")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +32,7 @@ from asyncpush.events import (
     TransferStarted,
     Waiting,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.redaction import redact_value
 
 LONG_HASH = 50.0

@@ -7,8 +7,9 @@ Memory is a few hundred bytes for each request and file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.listeners.result_stats import FIRST_REPORT, TimeBins
 from asyncpush.listeners.timeline.layout import in_lanes, merged
 from asyncpush.listeners.timeline.model import (

@@ -11,10 +11,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import accumulate, pairwise
 from typing import Literal, TypeAlias, TypeVar
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.listeners.format import (
     format_bytes,
     format_count,

@@ -5,8 +5,9 @@ All times are seconds from `Timeline.began`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from asyncpush.lazy_dataclass import dataclass
 
 Kind: TypeAlias = Literal["hash", "wait", "connect", "send", "answer", "retry", "call", "commit"]
 """What happens in a span. `connect` is opening a connection; `answer` is the time from a part's

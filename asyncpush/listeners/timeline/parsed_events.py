@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ import orjson
 
 from asyncpush.events import Event, Record
 from asyncpush.events.schema import event_name
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.redaction import redact_value
 
 

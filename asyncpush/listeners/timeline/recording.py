@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import PurePath
 
 from asyncpush.errors import SourceError
 from asyncpush.events import HashProgress, Record
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.listeners.timeline.build import Builder
 from asyncpush.listeners.timeline.model import Timeline
 from asyncpush.listeners.timeline.parsed_events import moment_of, read_moments

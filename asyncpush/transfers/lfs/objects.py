@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -30,6 +30,7 @@ from asyncpush.events import (
     Waiting,
 )
 from asyncpush.journal import Claim, Journal, NullJournal, OpenUpload
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import BytesSource, FileSource, Part, Receipt
 from asyncpush.net.bodies import PartContent
 from asyncpush.net.parts import PartSender, SentPart
@@ -253,7 +254,7 @@ class LfsUploader:
     async def _in_rounds(self, sending: Sending) -> None:
         """Retry until an upload succeeds. An attempt ends early when its upload is no longer
         valid."""
-        await self._session.retry_loop().run(
+        await self._session.retry_loop.run(
             partial(self._round, sending),
             sending.events,
             "upload",
@@ -412,7 +413,7 @@ class LfsUploader:
             )
             return checked_etag(sent, part, path)
 
-        etag = await self._session.retry_loop().run(
+        etag = await self._session.retry_loop.run(
             send, sending.events, "part", fields=fields, method="PUT", url=part.url
         )
         sending.events.emit(PartStored(path, part.number, part.size))

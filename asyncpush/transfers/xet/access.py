@@ -7,7 +7,7 @@ import platform
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from asyncpush.errors import HubError, MissingTokenError
 from asyncpush.events import Emitter, TransferChosen
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.net.session import HubSession, user_agent
 from asyncpush.options import MIB, UploadConfig, hf_home, is_true
 from asyncpush.protocol import urls, xet

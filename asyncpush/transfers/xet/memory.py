@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import sys
 import threading
@@ -56,6 +55,8 @@ _next_trim = 0.0
 @cache
 def _malloc_trim() -> Any:
     """glibc's `malloc_trim`; None with another C library."""
+    import ctypes  # most pushes do without Xet
+
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
@@ -152,6 +153,7 @@ class XetBacklog:
         self._passed = 0
         self._unread: deque[tuple[int, Any]] = deque()
         """The last files that hf_xet reads: size and handle."""
+        self._unread_bytes = 0
         self._settled = 0
         self._unsent = 0
         self._last_passed = self._last_report = 0.0
@@ -171,13 +173,24 @@ class XetBacklog:
             self._last_passed = time.monotonic()
 
     def add_file(self, size: int, handle: Any) -> None:
-        """A file that was passed on, which hf_xet reads later. Waits until it has read most of the
-        earlier ones: before that, they are not in memory and nothing tells how much they take."""
+        """A file that was passed on, which hf_xet reads later. When too many are not read yet, this
+        waits until half of them are: before that, they are not in memory and nothing tells how much
+        they take."""
         self.add(size)
-        self._unread.append((size, handle))
-        while sum(size for size, _ in self._unread.copy()) > MOST_UNREAD:
+        with self._lock:
+            self._unread.append((size, handle))
+            self._unread_bytes += size
+            if self._unread_bytes <= MOST_UNREAD:
+                return
+            first = []
+            while self._unread_bytes > MOST_UNREAD // 2:
+                size, handle = self._unread.popleft()
+                self._unread_bytes -= size
+                first.append(handle)
+        # The last one first: by then hf_xet has read nearly all of them, and one wait is enough.
+        for handle in reversed(first):
             with contextlib.suppress(Exception):  # the end of the commit raises it
-                self._unread.popleft()[1].result()
+                handle.result()
 
     def wait(self, size: int, stop: threading.Event, *, spare: int = 0) -> None:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb

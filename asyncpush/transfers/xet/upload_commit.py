@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from asyncpush.errors import AsyncPushError, SourceChangedError
 from asyncpush.events import Emitter, HashProgress, PartProgress, TransferStarted
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import BytesSource, FileSource, PathSource
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
