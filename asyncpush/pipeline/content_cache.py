@@ -7,8 +7,8 @@ asked each time. Files that there is no memory for are read again each time."""
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, PathSource
 from asyncpush.options import KIB
 from asyncpush.protocol.commits import SAMPLE_SIZE, AddInline
