@@ -215,7 +215,7 @@ class HungDisk:
             self._opened[str(path)] += 1
             if self._opened[str(path)] >= self._nth:
                 self.hung += 1
-                if self.hung == WIDTH or self._nth == 1:
+                if self.hung >= WIDTH or self._nth <= 2:
                     self._loop.call_soon_threadsafe(self.threads_hang.set)
                 assert self._released.wait(60)
         return self._really(path, *args, **kwargs)
