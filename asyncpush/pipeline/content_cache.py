@@ -105,8 +105,8 @@ class ContentCache:
 
     def clear(self) -> None:
         """Forget all bytes, and give the memory back."""
-        for path in tuple(self._kept):
-            self._forget(path)
+        kept, self._kept = self._kept, {}
+        self._memory.give_back(sum(one.file.size + OVERHEAD for one in kept.values()))
 
     def _found(self, file: FileSource) -> _Kept | None:
         """The file's bytes, kept from now on if there is memory. None if there is not, or if they

@@ -119,6 +119,7 @@ class PushRun:
             ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
+        await in_thread(ctx.threads, ctx.contents.clear)
         await self._warn_of_changes(by_path)
         return await self._finish(stored, deleted, outcome)
 
