@@ -37,7 +37,7 @@ class PushContext:
     push_threads: PushThreads
     events: Emitter
     slots: FairSlots
-    contents: ContentCache = field(default_factory=lambda: ContentCache(CacheMemory(0)))
+    contents: ContentCache = field(default_factory=lambda: ContentCache(CacheMemory(0)), repr=False)
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""
