@@ -29,21 +29,30 @@ else:
 
         def decorate(cls: type[T]) -> type[T]:
             own = set(vars(cls))
+            annotations: dict[str, str] = vars(cls).get("__annotations__", {})
             if cls.__doc__ is None:  # the standard decorator would inspect the class to make one
-                arguments = (f"{name}: {kind}" for name, kind in cls.__annotations__.items())
+                arguments = (f"{name}: {kind}" for name, kind in annotations.items())
                 cls.__doc__ = f"{cls.__name__}({', '.join(arguments)})"
+            # The standard decorator would parse each of these texts three times.
+            cls.__annotations__ = {
+                name: object for name, kind in annotations.items() if "ClassVar" not in kind
+            }
             cls = dataclasses.dataclass(
                 init=False, repr=False, eq=False, slots=True, kw_only=kw_only
             )(cls)
+            cls.__annotations__ = annotations
+            members = fields(cls)
+            for field in members:
+                field.type = annotations.get(field.name, field.type)
             # Marked as frozen, so that frozen classes may inherit from it. Not a base without
             # fields: the call above would then refuse the classes that inherit from it.
-            cls.__dataclass_params__.frozen = frozen and bool(fields(cls))
+            cls.__dataclass_params__.frozen = frozen and bool(members)
             methods: dict[str, Any] = {
-                "__init__": _LazyInit(cls, fields(cls), frozen),
+                "__init__": _LazyInit(cls, members, frozen),
                 "__repr__": _repr,
             }
             if eq:
-                compared = tuple(field.name for field in fields(cls) if field.compare)
+                compared = tuple(field.name for field in members if field.compare)
                 methods["__eq__"] = _equality(compared)
                 methods["__hash__"] = _hash(compared) if frozen else None
             if frozen:

@@ -84,8 +84,8 @@ def default_cache_dir() -> Path:
 
 
 def is_temporary(cache_dir: Path) -> bool:
-    """Whether it only replaces a missing home directory. Others may have created that folder, so
-    nothing that must outlive a push belongs there."""
+    """Whether this folder stands in for a missing home directory. Other users may have created that
+    folder, so nothing that must outlive a push belongs there."""
     return cache_dir == _temporary_cache_dir() == default_cache_dir()
 
 
@@ -132,10 +132,10 @@ class UploadConfig:
             (each push may always transfer one).
         max_concurrent_parts: parts in flight at the same time, over all files.
         max_memory: bytes of file content in memory at the same time (buffers and spooled streams).
-            Xet needs more: below 300 MB in total at the default. It reads one large file for each
-            64 MiB of this (eight at most), and sends at most one xorb of 64 MiB for each 32 MiB
-            (two at least). Near its limit it sends fewer: where the network is fast and the store
-            answers late, twice the memory may be twice as fast.
+            Xet needs more: below 300 MB in total at the default. It reads one large file at a time
+            for each 64 MiB of this (eight at most), and sends at most one xorb, a block of up to
+            64 MiB, for each 32 MiB (two at least). Near its limit it sends fewer: where the network
+            is fast and the store answers late, twice the memory may be twice as fast.
         hash_workers: threads for hashing.
         max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
             reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,

@@ -79,6 +79,7 @@ from asyncpush.options import (
 )
 from asyncpush.own_files import JOURNAL, SPOOL, Announcement, library_logger
 from asyncpush.pipeline.changes import DEFAULT_BRANCH
+from asyncpush.pipeline.content_cache import CACHE_SHARE, CacheMemory, ContentCache
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
 from asyncpush.pipeline.push import PushRun
@@ -141,6 +142,7 @@ class Runtime:
             with_md5=config.verify_etag,
             memory=config.max_memory // KEPT_SHARE,
         )
+        self._cache_memory = CacheMemory(config.max_memory // CACHE_SHARE)
         self._transfers = open_transfers(config)
         pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
         affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
@@ -350,8 +352,11 @@ class Runtime:
                         await self._session.token.get()
                     ctx = self._context(repo, options, observer.push_id, observer.events)
                     observer.describe_failure = lambda error: ctx.describe_failure(error)
-                    async with self._collected(source, options, stores=stores) as collected:
-                        outcome = await work(ctx, collected)
+                    try:
+                        async with self._collected(source, options, stores=stores) as collected:
+                            outcome = await work(ctx, collected)
+                    finally:
+                        ctx.contents.clear()
                 return observer.finished(outcome)
         except asyncio.CancelledError as exc:
             # The traceback is of no use to the caller, and a notebook would show all of it.
@@ -387,6 +392,7 @@ class Runtime:
             push_threads=self._threads.for_push(),
             events=events,
             slots=FairSlots(self._slots, most=_files_affordable()),
+            contents=ContentCache(self._cache_memory),
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:
@@ -508,7 +514,7 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["encodings.idna"]
+    modules = ["aiofiles.threadpool", "ctypes", "encodings.idna"]
     for library in transfer_libraries():
         wanted = config.transfer in ("auto", library.route) and not library.disabled
         if wanted and library.installed:

@@ -67,6 +67,13 @@ PUSHES_AT_ONCE = 16
 """How many pushes of `push_many` run at the same time; their files share the session's limits."""
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 class Uploader:
     """A session with a Hub: connections, limits, hash cache and journal shared by its pushes.
 
@@ -80,7 +87,8 @@ class Uploader:
     `commit`, `audit`, `doctor`), and raises the failure of a push that nobody awaited. When an
     error leaves the block, everything still running is cancelled.
 
-    Raises `RuntimeError` when it is used outside the block or while the block is being left,
+    Raises `RuntimeError` when it is used outside the block, while the block is being left, or in
+    another event loop than the one in which it was opened (another thread, a forked process);
     `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for a missing extra, and
     `HubError` when `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set and the endpoint is not on
     this machine.
@@ -113,10 +121,17 @@ class Uploader:
         self._handles: set[Handle[Any]] = set()
         self._work: set[asyncio.Task[Any]] = set()
         self._leaving = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         if self._runtime is not None:
             raise RuntimeError("this Uploader is already open: enter it once, and share it")
+        self._loop = _running_loop()
+        if self._loop is None:
+            raise RuntimeError(
+                "no asyncio event loop is running here: in other frameworks (trio) and in blocking"
+                " code use BackgroundUploader"
+            )
         open_runtime = await _runtime()
         stack = AsyncExitStack()
         try:
@@ -154,7 +169,7 @@ class Uploader:
     @property
     def endpoint(self) -> str:
         """The Hub's URL; for the embedded Hub, the URL of its running server."""
-        return self._running().endpoint
+        return self._opened().endpoint
 
     async def push_to_hub(
         self, repo_id: str, source: Source, options: PushOptions | None = None
@@ -237,7 +252,7 @@ class Uploader:
             return results
         if failures:
             names = [p.repo_id for p, r in zip(pushes, results, strict=True) if r in failures]
-            # nearly always an `ExceptionGroup`: its errors are seldom anything but exceptions
+            # Python makes this an `ExceptionGroup` if each failure is an `Exception`.
             raise BaseExceptionGroup(
                 f"{len(failures)} of {len(pushes)} pushes failed: {', '.join(names[:10])}", failures
             )
@@ -485,7 +500,7 @@ class Uploader:
             return "of the embedded Hub, which takes any"
         return f"from {found[1]}" if found is not None else None
 
-    def _running(self) -> Runtime:
+    def _opened(self) -> Runtime:
         if self._runtime is None:
             raise RuntimeError("use the Uploader inside `async with Uploader(...) as up:`")
         if self._leaving:
@@ -493,6 +508,15 @@ class Uploader:
                 "the Uploader is being closed: start this before its `async with` block ends"
             )
         return self._runtime
+
+    def _running(self) -> Runtime:
+        runtime = self._opened()
+        if _running_loop() is not self._loop:
+            raise RuntimeError(
+                "this Uploader was opened in another event loop: open one in each loop, thread and"
+                " forked process that uses it, or use BackgroundUploader from blocking code"
+            )
+        return runtime
 
     def _begin(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Start a task that leaving the block waits for, or cancels. (Cancelling the caller that
@@ -536,8 +560,8 @@ def _import_runtime() -> OpenRuntime:
 
 @cache
 def _import_anyio_backend() -> None:
-    """anyio imports its half for asyncio (25 ms) when a loop first needs it: here a loop of this
-    thread, so that the caller's does not stand still."""
+    """Import anyio's backend for asyncio, which takes 25 ms. anyio does so when an event loop first
+    needs it: here one of this thread, so that the caller's is not blocked."""
     asyncio.run(anyio.lowlevel.checkpoint())
 
 

@@ -31,7 +31,7 @@ from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Source, SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.own_files import OwnFiles, library_logger
-from asyncpush.protocol.addresses import names_bucket, target_of
+from asyncpush.protocol.addresses import is_address, names_bucket, target_of
 from asyncpush.sources.paths import PatternFilter
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.single_files import absolute_path
@@ -166,6 +166,8 @@ class FolderWatch:
             raise ValueError(
                 "parent_commit does not go with watch: only the first push could follow it"
             )
+        if is_address(folder) and not os.path.exists(folder):
+            raise ValueError(f"{folder!r} is an address: name a local folder, then where it goes")
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise ValueError(f"{os.fspath(folder)!r} is a file: name the folder that it is in")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)

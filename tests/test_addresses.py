@@ -91,7 +91,7 @@ def test_blocking_code_checks_an_address_at_once(
     assert result.repo_url == f"{hub_in_thread.url}/kernels/me/k"
 
 
-async def test_a_single_file_lands_in_the_folder_that_a_page_shows(
+async def test_a_single_file_goes_to_the_pages_folder(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path]
 ) -> None:
     file = write({"new.txt": b"new"}) / "new.txt"

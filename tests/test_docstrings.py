@@ -39,7 +39,7 @@ def test_examples_are_true(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_public_name_is_shown_in_an_example_that_is_run(name: str) -> None:
+def test_public_names_have_tested_examples(name: str) -> None:
     assert examples_of(name)
 
 

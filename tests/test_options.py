@@ -126,7 +126,7 @@ def test_options_at_their_bounds(good: dict[str, Any]) -> None:
     assert {name: getattr(options, name) for name in good} == good
 
 
-def test_a_chain_of_commits_as_a_pull_request_starts_from_main() -> None:
+def test_a_series_with_create_pr_starts_from_main() -> None:
     with pytest.raises(ValueError, match="max_files_per_commit with create_pr"):
         PushOptions(max_files_per_commit=5, create_pr=True, revision="dev")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import asyncpush
+from asyncpush.localhub import LocalHub
+from tests.conftest import TOKEN
 
 SEEN_BY_CHECKERS = {
     alias.name: str(statement.module)
@@ -77,6 +79,33 @@ def test_the_import_waits_for_nothing() -> None:
 
 def test_the_front_door_waits_for_no_other_library() -> None:
     assert loaded_by("import asyncpush; asyncpush.push_to_hub").isdisjoint({*HEAVY, *OPTIONAL})
+
+
+NOT_FOR_SMALL_PUSHES = (
+    *("aiofiles", "ctypes", "hf_xet", "html", "tqdm"),
+    *("asyncpush.pipeline.bucket", "asyncpush.pipeline.copy", "asyncpush.pipeline.sync"),
+    *("asyncpush.pipeline.audit", "asyncpush.doctor", "asyncpush.localhub", "asyncpush.cli"),
+    *("asyncpush.training", "asyncpush.notebook", "asyncpush.listeners.timeline"),
+    *("asyncpush.listeners.tqdm_screens", "asyncpush.distributed"),
+)
+"""Libraries and modules that take long to import, and that a push of small files does not need."""
+
+
+def test_a_small_push_imports_what_it_needs(hub_in_thread: LocalHub, tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from asyncpush import PushOptions, UploadConfig, push_to_hub
+
+config = UploadConfig(cache_dir={str(tmp_path)!r}, progress="none")
+push = push_to_hub(
+    "me/small", b"text", PushOptions(path_in_repo="a.txt"),
+    token={TOKEN!r}, endpoint={hub_in_thread.url!r}, config=config,
+)
+assert asyncio.run(push).verified
+"""
+    loaded = loaded_by(program)
+    assert loaded >= {"aiohttp", "asyncpush.pipeline.push"}
+    assert loaded.isdisjoint({*NOT_FOR_SMALL_PUSHES, *OPTIONAL})
 
 
 def test_the_runtime_is_imported_beside_a_running_loop() -> None:

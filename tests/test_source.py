@@ -142,7 +142,7 @@ def test_yaml_is_read_by_the_safe_loader_alone() -> None:
     assert cards._Loader.__base__.__name__ in ("CSafeLoader", "SafeLoader")
 
 
-def test_only_what_the_layout_names_meets_the_network_and_the_bars() -> None:
+def test_aiohttp_aiofiles_and_tqdm_have_one_home_each() -> None:
     """One place to look at for each: aiohttp in net/ and the embedded Hub, tqdm in the bars,
     aiofiles in sources/."""
     wanted = {"aiohttp": ("net", "localhub"), "aiofiles": ("sources",), "tqdm": ("listeners",)}

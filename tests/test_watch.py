@@ -373,3 +373,8 @@ async def test_settings_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         uploader.watch(tmp_path, "me/m", **settings)
+
+
+async def test_an_address_in_place_of_the_folder_is_refused(uploader: Uploader) -> None:
+    with pytest.raises(ValueError, match="'hf://me/m' is an address"):
+        uploader.watch("hf://me/m", "me/m")

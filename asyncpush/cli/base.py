@@ -6,15 +6,16 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, exit_code
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -251,6 +252,8 @@ class Group(click.Group):
         name = args[0]
         known = name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name)
         if not known:
+            from difflib import get_close_matches  # for mistakes alone
+
             near = get_close_matches(name, self.list_commands(ctx))
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(f"No such command: {name!r}.{hint}", ctx)
@@ -308,6 +311,8 @@ class Application(Group):
         return {name: summary for name, (_, summary) in self.table.items()}
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         names = [
             CompletionItem(name, help=summary)
             for name, summary in self.summaries(ctx).items()

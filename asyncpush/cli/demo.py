@@ -158,7 +158,7 @@ _ENGINES = {"xet": "Xet", "lfs": "LFS, again"}
 
 
 def _route(result: UploadResult) -> str:
-    """How the model was sent: by Xet, unless that is not to be had here."""
+    """How the model was sent: by Xet, unless it is not available here."""
     [route] = {each.route for each in result.receipts if each.path_in_repo == MODEL}
     return route
 
@@ -264,7 +264,7 @@ def write_weights(folder: Path) -> None:
 
 
 def change_one_tensor(folder: Path) -> None:
-    """As a step of fine-tuning would: other weights in `CHANGED`, the rest as it was."""
+    """Change only the tensor `CHANGED`, as a step of fine-tuning might."""
     with open(folder / MODEL, "r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         start, end = json.loads(file.read(length))[CHANGED]["data_offsets"]
@@ -293,7 +293,8 @@ _HIGHEST_BYTE = bytes(0xBC if byte & 1 else 0x3C for byte in range(256))
 
 
 def _weights(count: int) -> bytes:
-    """Random float32 that no chunk repeats. Their bytes are drawn: numbers would take seconds."""
+    """Random float32 values without repeated chunks, made of random bytes: numbers would be
+    slow."""
     data = bytearray(os.urandom(4 * count))
     data[3::4] = data[3::4].translate(_HIGHEST_BYTE)
     return bytes(data)

@@ -22,7 +22,7 @@ from asyncpush.cli.sync import check_for_bucket
 from asyncpush.listeners.format import format_bytes, format_count
 from asyncpush.models import SyncResult, UploadResult
 from asyncpush.options import PushOptions, SyncOptions
-from asyncpush.protocol.addresses import names_bucket
+from asyncpush.protocol.addresses import is_address, names_bucket
 
 if TYPE_CHECKING:
     from asyncpush.watch import FolderWatch, WatchOutcome
@@ -107,6 +107,11 @@ def watch(
             f"FOLDER and REPO_ID look swapped: {repo_id!r} is a folder here",
             suggestion=f"name the folder first: {repo_id} {folder}",
         )
+    if is_address(folder) and not os.path.exists(folder):
+        raise UsageError(
+            f"FOLDER is an address, {folder!r}",
+            suggestion="name a local folder, then the repo or bucket that it goes to",
+        )
     if os.path.isfile(folder):
         raise UsageError(f"{folder!r} is a file: name a folder")
     options: PushOptions | SyncOptions
@@ -140,9 +145,14 @@ async def _watch(
     options: PushOptions | SyncOptions,
     timing: dict[str, float],
 ) -> FolderWatch:
+    from asyncpush.watch import FATAL
+
+    ending = False
+
     def report(outcome: WatchOutcome) -> None:
         if outcome.error is not None:
-            output.warn(f"a push failed and will be tried again: {outcome.error}")
+            again = "" if ending or isinstance(outcome.error, FATAL) else " and will be tried again"
+            output.warn(f"a push failed{again}: {outcome.error}")
         elif outcome.result is not None and not output.as_json:
             output.result(_lines(outcome.result), {})
 
@@ -153,7 +163,10 @@ async def _watch(
             async with watch:
                 inside = True
                 output.note(f"watching {folder}; Ctrl-C pushes what is left and ends")
-                await watch.wait()
+                try:
+                    await watch.wait()
+                finally:
+                    ending = True
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not inside or task is None or task.uncancel() > 0 or not watch.finished:

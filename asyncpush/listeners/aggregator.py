@@ -73,9 +73,9 @@ class ProgressAggregator:
     """The state of one push, from its events. `on_event` is cheap; `snapshot` does the computing.
 
     However events are ordered, repeated or lost, `bytes_sent` never falls from one snapshot to the
-    next and never passes `total_bytes`; `bytes_processed` falls with a smaller plan alone. A part
-    counts by its highest position, so a retry that starts at zero lowers nothing; a file that is
-    skipped, deduplicated or stored counts whole; inline files count when the commit that carries
+    next and never passes `total_bytes`; `bytes_processed` falls only when a new plan is smaller. A
+    part counts by its highest position, so a retry that starts at zero lowers nothing; a file that
+    is skipped, deduplicated or stored counts whole; inline files count when the commit that carries
     them is done.
 
     Memory: the parts of files in flight, and one set entry for each completed file, which keeps a
@@ -134,7 +134,7 @@ class ProgressAggregator:
 
     @property
     def is_all_sent(self) -> bool:
-        """Whether files wait for the store's last word alone: nothing is left to send."""
+        """Whether nothing is left to send: files only wait until the store confirms them."""
         count = len(self._done) + len(self._files) + len(self._inline)
         if not self._files or count < self._total_files:
             return False
@@ -193,8 +193,8 @@ class ProgressAggregator:
         if self._finished:
             eta = 0.0
         elif self._moved and self._phase in ("hashing", "uploading") and not self.is_all_sent:
-            # A transfer that reads while it sends waits for reading, unless more than it packs at a
-            # time waits to be sent.
+            # A transfer that reads while it sends is limited by reading, unless it has read
+            # more than it packs at a time and not sent it.
             reading = self._reads_while_sending and processed < total
             if reading and processed - sent <= _HELD_BACK:
                 eta = (total - processed) / read_rate if read_rate > 0 else None

@@ -23,7 +23,8 @@ from asyncpush.models import Activity
 SLICES = 128
 
 FIRST_REPORT = 0.2
-"""Seconds over which the bytes of a part's first progress event are taken to have been sent."""
+"""The bytes of a part's first progress event count as sent evenly over so many seconds before
+it."""
 
 
 class RetryTally:
@@ -137,7 +138,9 @@ class ActivityTally:
 
     def _spent(self, kind: str, start: float, end: float) -> None:
         if end > start:
-            slices = self._busy.setdefault(kind, TimeBins(SLICES))
+            slices = self._busy.get(kind)
+            if slices is None:
+                slices = self._busy[kind] = TimeBins(SLICES)
             slices.spread(start, end, end - start)
 
 

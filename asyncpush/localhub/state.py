@@ -44,7 +44,7 @@ class Activity:
             self._last = time.monotonic()
 
     def quiet_for(self) -> float:
-        """Seconds since the last request ended; none while one is running."""
+        """Seconds since the last request ended; 0 while one is running."""
         return 0.0 if self._requests else time.monotonic() - self._last
 
     def note_change(self, repo: RepoId) -> None:

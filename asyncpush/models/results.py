@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import field
-from html import escape
 from typing import Any, Literal, TypeAlias, get_args
 
 from asyncpush.errors import SourceError
@@ -119,6 +118,8 @@ class UploadResult:
 
 
 def _one_line(result: UploadResult) -> str:
+    from html import escape  # for notebooks alone
+
     repo, commit = escape(result.repo_url), escape(result.commit_url)
     sha = escape(result.commit_sha[:10])
     return f'<a href="{repo}">{repo}</a>, commit <a href="{commit}">{sha}</a>'

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from asyncpush.errors import AuthError, MissingTokenError
+from asyncpush.errors import AuthError, MissingTokenError, os_reason
 from asyncpush.net.login import COLAB, RESOURCE, Credential, Login, colab_token, stored_path
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
@@ -63,6 +63,20 @@ def every_token() -> list[str]:
     with contextlib.suppress(AuthError):
         found.append((_token_in_file() or ("", ""))[0])
     return [token for token in found if token]
+
+
+def _unreadable_file() -> str | None:
+    """Why the token file, which exists, cannot be read; else None."""
+    try:
+        path = _token_path()
+        _decoded(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        return f"{path} cannot be read: {os_reason(exc)}"
+    except (UnicodeDecodeError, RuntimeError):
+        return None
+    return None
 
 
 def _token_in_file() -> tuple[str, str] | None:
@@ -128,6 +142,12 @@ class TokenSource:
                 self._current = current
         return current.token
 
+    @property
+    def lasting(self) -> str | None:
+        """The token in use; None when there is none yet, or when it has to be renewed."""
+        current = self._lasting()
+        return None if current is None else current.token
+
     async def find(self) -> str | None:
         """The token, or None when there is none: public repos can be read without one."""
         try:
@@ -155,12 +175,22 @@ class TokenSource:
             value = _clean(self._given, _GIVEN)
             found = None if value is None else (value, _GIVEN)
         elif self._given is not None:
-            value = _clean(await _called(self._given), "what the token callable returned")
-            found = None if value is None else (value, _GIVEN)
+            answer = await _called(self._given)
+            value = _clean(answer, "what the token callable returned")
+            if value is None:
+                what = "an empty text" if isinstance(answer, str) else type(answer).__name__
+                raise MissingTokenError(
+                    f"the token callable returned {what}, not a token", endpoint=self._endpoint
+                )
+            found = value, _GIVEN
         elif self.login is not None and (resource := os.environ.get(RESOURCE)):
             return await self.login.exchange(resource)
         else:
             found = find_token()
+        if found is None and (reason := _unreadable_file()) is not None:
+            raise MissingTokenError(
+                f"no Hugging Face token was given or found: {reason}", endpoint=self._endpoint
+            )
         if found is None:
             raise MissingTokenError(endpoint=self._endpoint)
         if self.login is not None and not callable(self._given) and found == _token_in_file():

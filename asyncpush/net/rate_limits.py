@@ -27,6 +27,12 @@ class Pacer:
         self._gap = 0.0
         self._gap_until = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request need not call `wait`."""
+        now = self._clock()
+        return now >= self._open_at and now >= self._gap_until
+
     async def wait(self, on_wait: Callable[[float], None]) -> None:
         """Wait until a request may be sent. `on_wait` is called for every wait of a second or
         more."""

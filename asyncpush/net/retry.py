@@ -179,8 +179,17 @@ class TryAgainError(HubError):
         self.final = final
 
 
+@dataclass(slots=True)
+class _Failures:
+    """How often one request has failed."""
+
+    counted: int = 0
+    outage_attempts: int = 0
+    offline_since: float | None = None
+
+
 class RetryLoop:
-    """Retries one request. No other code reports failed attempts as events.
+    """Retries requests. No other code reports failed attempts as events.
 
     `reached` returns whether any server has answered in this session: an endpoint that has never
     answered is probably wrong, not down. `secret` returns the token in use, which is removed from
@@ -205,9 +214,6 @@ class RetryLoop:
         self._sleep = sleep
         self._clock = clock
         self._draw = draw
-        self._failures = 0
-        self._outage_attempts = 0
-        self._offline_since: float | None = None
 
     async def run(
         self,
@@ -243,6 +249,7 @@ class RetryLoop:
         began = self._clock()
         number = first
         latest: HubError | None = None
+        failures: _Failures | None = None
         while True:
             this = Attempt(number, events.child())
             asking = latest is not None and reconcile is not None
@@ -270,7 +277,8 @@ class RetryLoop:
                     url=url,
                     secret=self._secret(),
                 )
-            wait = self._decide(error) if retry else None
+            failures = failures or _Failures()
+            wait = self._decide(error, failures) if retry else None
             if not asking and reported(error):
                 next_wait = follow_up(error) if wait is None else wait
                 report_failure(this.events, call, error, next_wait, fields)
@@ -279,28 +287,28 @@ class RetryLoop:
             await self._sleep(wait)
             number += 1
 
-    def _decide(self, error: HubError) -> float | None:
+    def _decide(self, error: HubError, failures: _Failures) -> float | None:
         draw = self._draw()
-        if self._is_outage(error):
-            self._outage_attempts += 1
-            return self._policy.outage_delay(self._outage_attempts, draw=draw)
-        self._failures += 1
-        delay = self._policy.delay(self._failures, error, draw=draw)
+        if self._is_outage(error, failures):
+            failures.outage_attempts += 1
+            return self._policy.outage_delay(failures.outage_attempts, draw=draw)
+        failures.counted += 1
+        delay = self._policy.delay(failures.counted, error, draw=draw)
         if delay is not None and not self._budget.spend():
             return max(delay, self._policy.max_backoff * (0.5 + draw / 2))
         return delay
 
-    def _is_outage(self, error: HubError) -> bool:
+    def _is_outage(self, error: HubError, failures: _Failures) -> bool:
         """Whether to wait because the network has been down for less than `outage_timeout`. Such
         attempts do not count against `max_retries`."""
         if not (error.unreachable and error.retryable and self._reached()):
-            self._offline_since = None
-            self._outage_attempts = 0
+            failures.offline_since = None
+            failures.outage_attempts = 0
             return False
         now = self._clock()
-        if self._offline_since is None:
-            self._offline_since = now
-        return now - self._offline_since < self._policy.outage_timeout
+        if failures.offline_since is None:
+            failures.offline_since = now
+        return now - failures.offline_since < self._policy.outage_timeout
 
     def _final(self, error: HubError) -> AsyncPushError:
         """The error that leaves the loop. It is no longer retryable, so that no caller retries it

@@ -107,11 +107,16 @@ class HubSession:
         self.config = config
         self.token = token
         self.pacer: Pacer = Pacer(clock=clock, sleep=sleep)
-        self._sleep = sleep
         self._clock = clock
-        self._draw = draw
-        self._policy = RetryPolicy.of(config)
-        self._budget = RetryBudget()
+        self.retry_loop: RetryLoop = RetryLoop(
+            RetryPolicy.of(config),
+            budget=RetryBudget(),
+            reached=lambda: self._reached,
+            secret=lambda: self.token.known,
+            sleep=sleep,
+            clock=clock,
+            draw=draw,
+        )
         self.created: Creations = Creations(clock)
         self._api_calls = asyncio.Semaphore(calls_in_flight)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
@@ -151,17 +156,6 @@ class HubSession:
             await http.close()
             await self._resolver.close()
 
-    def retry_loop(self) -> RetryLoop:
-        return RetryLoop(
-            self._policy,
-            budget=self._budget,
-            reached=lambda: self._reached,
-            secret=lambda: self.token.known,
-            sleep=self._sleep,
-            clock=self._clock,
-            draw=self._draw,
-        )
-
     async def ask(
         self,
         request: HubRequest,
@@ -184,7 +178,7 @@ class HubSession:
         `first` and `follow_up` are those of `RetryLoop.run`.
         """
         url = urls.resolve(request.target, self.endpoint)
-        return await self.retry_loop().run(
+        return await self.retry_loop.run(
             lambda attempt: self._attempt(
                 Exchange(request, url, attempt.number, attempt.events), parse, describe, accept
             ),
@@ -211,7 +205,9 @@ class HubSession:
         own = urls.same_origin(this.url, self.endpoint)
         asked = self._clock()
         async with self._api_calls if this.request.queued else nullcontext():
-            if own:  # inside the block: limits may have been announced while the request was queued
+            if (
+                own and not self.pacer.is_open
+            ):  # inside the block: limits may have been announced while the request was queued
                 await self.pacer.wait(
                     lambda seconds: this.events.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
@@ -238,7 +234,9 @@ class HubSession:
 
     async def _with_fresh_token(self, this: Exchange, *, own: bool) -> HubResponse:
         """Send the request once; after a 401, get a new token and send it once more."""
-        token = await self.token.find() if own and this.request.auth == "token" else None
+        token = None
+        if own and this.request.auth == "token":
+            token = self.token.lasting or await self.token.find()
         response = await self._follow(this, token)
         if response.status == 401 and token is not None and self.token.refreshable:
             self._finished(this, response, {})
@@ -330,7 +328,7 @@ class HubSession:
         return redact_headers(headers, self.token.known) if this.events.detailed else {}
 
     def _started(self, this: Exchange, url: str, headers: Mapping[str, str]) -> None:
-        if this.events.active:
+        if this.events.wants(RequestStarted):
             request = this.request
             this.events.emit(
                 RequestStarted(
@@ -349,7 +347,7 @@ class HubSession:
     def _finished(
         self, this: Exchange, response: HubResponse, described: Mapping[str, Any]
     ) -> None:
-        if this.events.active:
+        if this.events.wants(RequestFinished):
             request = this.request
             shown = self._shown(this, response.headers)
             this.events.emit(

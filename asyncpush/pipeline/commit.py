@@ -25,7 +25,6 @@ from asyncpush.errors import (
     CommitConflictError,
     HubError,
     ProtocolError,
-    SourceChangedError,
 )
 from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.journal import PendingCommit
@@ -43,7 +42,6 @@ from asyncpush.protocol.commits import (
 )
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import StreamBody
-from asyncpush.transfers.inline import git_blob_oid
 
 REBASES = 30
 """How often a commit is rebuilt when someone else has moved the head. Two clients that push without
@@ -340,8 +338,9 @@ LINES_PER_HOP = 64
 
 HOP_BYTES = 1 << 20
 
-LoadContent = Callable[[str], bytes]
-"""Returns the bytes of an inline file by its path in the repo; called in a thread."""
+LoadContent = Callable[[AddInline], bytes]
+"""Returns the bytes of an inline file; called in a thread. Raises `SourceChangedError` when they do
+not have the hash that the commit names."""
 
 
 async def commit_payload(
@@ -374,20 +373,8 @@ def _next_batch(changes: Iterator[Change]) -> list[Change]:
 
 
 def _encode(change: Change, load: LoadContent) -> tuple[bytes, ...]:
-    return commits.change_pieces(change, _content(change, load))
-
-
-def _content(change: Change, load: LoadContent) -> bytes:
-    if not isinstance(change, AddInline):
-        return b""
-    content = load(change.path)
-    if git_blob_oid(content) != change.oid:
-        raise SourceChangedError(
-            f"{change.path!r} changed after it was hashed; nothing was committed",
-            problems=[f"{change.path}: content changed"],
-            suggestion="push again once nothing writes to it any more",
-        )
-    return content
+    content = load(change) if isinstance(change, AddInline) else b""
+    return commits.change_pieces(change, content)
 
 
 PULL_REQUESTS_CHECKED = 20

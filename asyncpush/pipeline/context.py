@@ -15,6 +15,7 @@ from asyncpush.models import PHASES, Phase, Repo
 from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
+from asyncpush.pipeline.content_cache import CacheMemory, ContentCache
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import routes
 from asyncpush.transfers.interface import Transfers
@@ -36,6 +37,7 @@ class PushContext:
     push_threads: PushThreads
     events: Emitter
     slots: FairSlots
+    contents: ContentCache = field(default_factory=lambda: ContentCache(CacheMemory(0)), repr=False)
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""

@@ -35,6 +35,7 @@ from asyncpush.pipeline.sync import SyncRun
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol import lfs
 from asyncpush.protocol.buckets import AddFile, BucketFile
+from asyncpush.protocol.commits import AddInline
 from asyncpush.protocol.http import HubResponse, protocol_error
 from asyncpush.protocol.lfs import LfsObject, StoredObject
 from asyncpush.protocol.repos import RemoteFile
@@ -47,7 +48,7 @@ from asyncpush.sources import (
     select,
 )
 from asyncpush.sources.spool import Spool
-from asyncpush.transfers.inline import git_blob_oid
+from asyncpush.transfers.inline import checked_content, git_blob_oid
 
 CALLS_AT_ONCE = 4
 
@@ -326,8 +327,9 @@ class _Copier:
             await self._read(copied)
         return tuple(file for path, file in self._contents.items() if path == CARD_NAME)
 
-    def load(self, path: str) -> bytes:
-        return read_all(self._contents[path])
+    def load(self, change: AddInline) -> bytes:
+        content = read_all(self._contents[change.path])
+        return checked_content(change.path, change.oid, content)
 
     async def bring(self, stored: Stored) -> None:
         """Bring everything that the destination does not have: read small files, and copy

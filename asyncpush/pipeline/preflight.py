@@ -33,8 +33,8 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
-from asyncpush.sources import read_all
-from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, find_leaks
+from asyncpush.sources import read_all, read_sample
+from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
 from asyncpush.sources.paths import folders_above
 from asyncpush.sources.problem_report import ProblemReport
 
@@ -304,8 +304,9 @@ def check_whole(options: PushOptions, lost: Iterable[str]) -> None:
         )
 
 
-async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
-    """Warn about possible credentials, naming file and line but never the secret.
+async def check_leaks(ctx: PushContext, files: Sequence[FileSource], *, keep: bool = False) -> None:
+    """Warn about possible credentials, naming file and line but never the secret. With `keep`, the
+    bytes of small files are kept in `ctx.contents`.
 
     Raises `SourceError` instead when the push is strict, and always for a file that contains a Hub
     token in use, and for a Git LFS pointer; its `problems` name each place. A bucket has no Git and
@@ -316,7 +317,7 @@ async def check_leaks(ctx: PushContext, files: Sequence[FileSource]) -> None:
     for leak in await in_thread(ctx.threads, lambda: _kept_tokens(known, files)):
         report.problem(str(leak))
     report.raise_problems(_IN_USE_SUGGESTION)
-    leaks = await _scan(ctx, files)
+    leaks = await _scan(ctx, files, ctx.contents.read if keep else read_sample)
     if ctx.repo.repo_type != "bucket":
         for leak in leaks:
             if leak.kind == LFS_POINTER:
@@ -338,7 +339,7 @@ def _kept_tokens(known: str, files: Sequence[FileSource]) -> list[Leak]:
     return HubTokens.of([known, *every_token()], token_files()).kept_in(files)
 
 
-async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
+async def _scan(ctx: PushContext, files: Sequence[FileSource], read: ReadSome) -> list[Leak]:
     """The leaks in all files, in the order of the files. Each thread hop searches a batch of
     files."""
     found: dict[int, list[Leak]] = {}
@@ -346,7 +347,7 @@ async def _scan(ctx: PushContext, files: Sequence[FileSource]) -> list[Leak]:
 
     async def check(numbered: tuple[int, Sequence[FileSource]]) -> None:
         number, batch = numbered
-        scan = partial(find_leaks, batch, stop.is_set)
+        scan = partial(find_leaks, batch, stop.is_set, read)
         found[number] = await in_thread(ctx.threads, scan, on_cancel=stop.set)
         if sum(map(len, found.values())) >= LEAKS_LIMIT:
             stop.set()

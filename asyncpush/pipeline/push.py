@@ -25,7 +25,7 @@ from asyncpush.pipeline.changes import (
     packed,
     split,
 )
-from asyncpush.pipeline.commit import Committer, Outcome, paths_added
+from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
 from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series, committed_before
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
@@ -44,14 +44,14 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
 from asyncpush.pipeline.selection import TransferSelector, open_selector
 from asyncpush.pipeline.store import StoreStage, StreamStage
 from asyncpush.pipeline.verification import remote_files, same, verify_commit
-from asyncpush.protocol.commits import Change, Delete
+from asyncpush.protocol.commits import AddInline, Change, Delete
 from asyncpush.protocol.failures import is_lfs_pointer_missing
 from asyncpush.protocol.repos import RemoteFile
 from asyncpush.sources import CollectedSources, OpenStream, read_again
 from asyncpush.sources.byte_sources import changed as changed_source
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.single_files import COLLECTED_AGAIN, changes_of, looks_changed
-from asyncpush.transfers.inline import git_blob_oid
+from asyncpush.transfers.inline import checked_content, git_blob_oid
 
 T = TypeVar("T")
 
@@ -99,9 +99,12 @@ class PushRun:
         by_path, stored = await self._stored(collected, early)
         deleted = await deletions(ctx, chain(by_path, stored.receipts), head, collected.holds)
 
+        def load(change: AddInline) -> bytes:
+            return ctx.contents.for_commit(by_path[change.path], change)
+
         async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
-            return await self._commit(changes, wanted, head, lambda path: read_again(by_path[path]))
+            return await self._commit(changes, wanted, head, load)
 
         async def commit() -> Outcome:
             return await self._following(collected, by_path, stored, commit_once)
@@ -195,8 +198,12 @@ class PushRun:
         if head is None:
             return self.plan_of(receipts)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
+
+        def load(change: AddInline) -> bytes:
+            return checked_content(change.path, change.oid, content[change.path])
+
         try:
-            return await self.commit_receipts(receipts, head, lambda path: content[path])
+            return await self.commit_receipts(receipts, head, load)
         except HubError as exc:
             if not is_lfs_pointer_missing(exc):
                 raise
@@ -206,7 +213,7 @@ class PushRun:
         self,
         receipts: Sequence[Receipt],
         head: str,
-        load: Callable[[str], bytes],
+        load: LoadContent,
         *,
         bring: Callable[[Stored], Awaitable[None]] | None = None,
     ) -> UploadResult:
@@ -300,7 +307,7 @@ class PushRun:
                 again.append(file)
             total = await in_thread(ctx.threads, lambda: sum(file.size for file in files.values()))
             ctx.events.emit(FilesPlanned(len(files), total))
-            await check_leaks(ctx, again)
+            await check_leaks(ctx, again, keep=True)
             async with open_selector(ctx) as selector:
                 stored.merge(await StoreStage(ctx, selector, store=store).run(again))
         for error in stored.changed.values():
@@ -352,7 +359,7 @@ class PushRun:
         ctx.events.emit(FilesPlanned(len(files), total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
             ctx.warn(warning)
-        await check_leaks(self._ctx, collected.files)
+        await check_leaks(ctx, files, keep=True)
         return collected.files
 
     async def _changes(
@@ -363,10 +370,10 @@ class PushRun:
 
         def changes() -> tuple[list[Change], list[Change]]:
             receipts = stored.receipts.values()
-            return (
-                in_order(additions(receipts), deleted),
-                in_order(additions(receipts, unchanged=True), deleted),
-            )
+            changes = in_order(additions(receipts), deleted)
+            if not any(receipt.unchanged for receipt in receipts):
+                return changes, changes
+            return changes, in_order(additions(receipts, unchanged=True), deleted)
 
         return await in_thread(self._ctx.threads, changes)
 
@@ -375,7 +382,7 @@ class PushRun:
         changes: list[Change],
         wanted: list[Change],
         head: str,
-        load: Callable[[str], bytes],
+        load: LoadContent,
     ) -> Outcome:
         """Make one commit, or a series when there are many changes, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` had already."""
@@ -402,7 +409,7 @@ class PushRun:
         changes: list[Change],
         wanted: list[Change],
         head: str,
-        load: Callable[[str], bytes],
+        load: LoadContent,
         *,
         in_series: bool,
     ) -> Outcome:

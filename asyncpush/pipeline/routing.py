@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import field, replace
 from functools import partial
 
@@ -26,15 +26,12 @@ from asyncpush.pipeline.verification import remote_files
 from asyncpush.protocol import commits
 from asyncpush.protocol.commits import UploadMode
 from asyncpush.protocol.repos import RemoteFile
-from asyncpush.sources import read_all, read_sample
+from asyncpush.sources import read_all
 from asyncpush.transfers.inline import git_blob_oid, inline_receipt
 
 SURELY_LFS = 10 << 20
 """The Hub accepts no regular file larger than this, so hashing such a file need not wait for its
 answer."""
-
-SURELY_CHEAP = 32 << 10
-"""Files of up to this many bytes are hashed before the Hub has said whether the hash is needed."""
 
 WORKERS = 4
 
@@ -88,7 +85,7 @@ class EarlyModes:
         ctx, files = self._ctx, self._files
         try:
             if self._starts is None:
-                self._starts = await each_in_thread(ctx.threads, files, _read_start)
+                self._starts = await each_in_thread(ctx.threads, files, ctx.contents.start)
             gitignore = await own_gitignore(ctx, files)
         except SourceError:
             return  # a file has changed or cannot be read: `Routing` handles it
@@ -111,7 +108,7 @@ class EarlyModes:
             raise self._failure
 
     def starts_of(self, files: Sequence[FileSource]) -> Sequence[tuple[bytes, str | None]] | None:
-        """The results of `_read_start` for each of these files, if they have been read."""
+        """The results of `ContentCache.start` for each of these files, if they have been read."""
         return self._starts if self._are_mine(files) else None
 
     def modes_of(self, files: Sequence[FileSource]) -> Mapping[str, UploadMode] | None:
@@ -164,7 +161,7 @@ class Routing:
     ) -> None:
         def read_start(file: FileSource) -> tuple[bytes, str | None] | None:
             with self._stored.following(file):
-                return _read_start(file)
+                return self._ctx.contents.start(file)
             return None
 
         starts: Sequence[tuple[bytes, str | None] | None] | None = self._early.starts_of(files)
@@ -198,6 +195,8 @@ class Routing:
                 candidates.append(candidate := Candidate(file))
             if candidate is not None:
                 candidate.answer(mode)
+            if candidate is not None or mode.ignored:
+                self._ctx.contents.drop(file)
         await outbox.send(candidates)
         if inline:
             await outbox.send(await self._settle_inline(inline, modes, oids))
@@ -218,11 +217,13 @@ class Routing:
         not the same are returned.
         """
 
+        contents = self._ctx.contents
+
         def read_and_hash(file: FileSource) -> Receipt | None:
             path, mode = file.path_in_repo, modes[file.path_in_repo]
             with self._stored.following(file):
                 if mode.mode == "regular" and is_sha256(mode.oid):
-                    content = read_all(file)
+                    content, blob_oid = contents.hashed(file)
                     oid = hashlib.sha256(content).hexdigest()
                     if oid == mode.oid:
                         return replace(
@@ -230,8 +231,8 @@ class Routing:
                             unchanged=True,
                             bytes_deduplicated=file.size,
                         )
-                    return inline_receipt(path, file.size, git_blob_oid(content), there=None)
-                oid = oids.get(path) or git_blob_oid(read_all(file))
+                    return inline_receipt(path, file.size, blob_oid, there=None)
+                oid = oids.get(path) or contents.hashed(file)[1]
                 return inline_receipt(path, file.size, oid, there=mode.oid)
             return None
 
@@ -240,7 +241,10 @@ class Routing:
         for file, receipt in zip(files, receipts, strict=True):
             if receipt is None:
                 continue
-            if modes[file.path_in_repo].mode == "lfs" and not receipt.unchanged:
+            to_store = modes[file.path_in_repo].mode == "lfs" and not receipt.unchanged
+            if to_store or receipt.unchanged:
+                contents.drop(file)
+            if to_store:
                 changed.append(Candidate(file))
                 changed[-1].answer(modes[file.path_in_repo])
             else:
@@ -335,15 +339,6 @@ async def ask_modes(
     )
 
 
-def _read_start(file: FileSource) -> tuple[bytes, str | None]:
-    """The first bytes of a file, for preupload, and the git blob hash of a small one. Most small
-    files are regular, and opening a file a second time costs 15 µs of CPU (measured)."""
-    if file.size > SURELY_CHEAP:
-        return read_sample(file, commits.SAMPLE_SIZE), None
-    content = read_all(file)
-    return content[: commits.SAMPLE_SIZE], git_blob_oid(content)
-
-
 def _describe(modes: Mapping[str, UploadMode], files: Sequence[FileSource]) -> dict[str, object]:
     return {
         "files": [
@@ -363,6 +358,26 @@ def _route_name(mode: UploadMode) -> str:
     return "inline" if mode.mode == "regular" else "lfs"
 
 
+class _Following:
+    """The block of `Stored.following`. A class, as a generator costs three times as much, and each
+    file is read in such a block."""
+
+    __slots__ = ("_changed", "_file")
+
+    def __init__(self, changed: dict[str, SourceChangedError], file: FileSource) -> None:
+        self._changed = changed
+        self._file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, SourceChangedError) or not self._file.may_change:
+            return False
+        self._changed[self._file.path_in_repo] = error
+        return True
+
+
 @dataclass(slots=True)
 class Stored:
     """Receipts by path, the files that the Hub ignores, and the files that have changed and are to
@@ -372,15 +387,10 @@ class Stored:
     ignored: list[FileSource] = field(default_factory=list)
     changed: dict[str, SourceChangedError] = field(default_factory=dict)
 
-    @contextmanager
-    def following(self, file: FileSource) -> Iterator[None]:
-        """Note that a followed file has changed, instead of raising the error."""
-        try:
-            yield
-        except SourceChangedError as exc:
-            if not file.may_change:
-                raise
-            self.changed[file.path_in_repo] = exc
+    def following(self, file: FileSource) -> _Following:
+        """For a block that reads a file: note that a followed file has changed, instead of raising
+        the error."""
+        return _Following(self.changed, file)
 
     def merge(self, later: Stored) -> None:
         """Add the results for files that were collected again."""

@@ -385,12 +385,12 @@ class SyncRun:
         markers: dict[str, Operation] = {path: DeleteFile(path) for path in found}
         self._raise_failures(await self._bucket.apply(list(markers.values())))
         self._raise_failures(await self._bucket.different(markers))
-        if self._options.complete_marker:
-            markers[self._marker] = DeleteFile(self._marker)
-        else:
-            for path in found:
-                if path.endswith(MARKER):
-                    self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+        own = self._marker if self._options.complete_marker else None
+        for path in found:
+            if path.endswith(MARKER) and path != own:
+                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+        if own is not None:
+            markers[own] = DeleteFile(own)
         return list(markers.values())
 
     async def _verify(self, wanted: dict[str, Operation]) -> None:

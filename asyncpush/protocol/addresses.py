@@ -111,7 +111,13 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
     `InvalidRepoIdError`."""
     if is_address(text, endpoint):
         return parse_address(text, endpoint)
-    check_repo_id(text)
+    try:
+        check_repo_id(text)
+    except InvalidRepoIdError as exc:
+        raise exc.with_(
+            suggestion="name a repo or a bucket; push_to_hub and sync (`asyncpush push`, `asyncpush"
+            " sync`) take local files"
+        ) from None
     return Address(text, repo_type, text)
 
 

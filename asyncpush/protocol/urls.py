@@ -78,8 +78,13 @@ def _site(url: str) -> str:
 
 
 def same_origin(url: str, endpoint: str) -> bool:
+    return _same_origin(_site(url), endpoint)
+
+
+@lru_cache
+def _same_origin(site: str, endpoint: str) -> bool:
     try:
-        return origin(url) == origin(endpoint)
+        return origin(site) == origin(endpoint)
     except ValueError:
         return False
 

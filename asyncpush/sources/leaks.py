@@ -13,6 +13,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from asyncpush.errors import SourceError
 from asyncpush.lazy_dataclass import dataclass
@@ -31,6 +32,8 @@ SCAN_LIMIT = 1 << 20
 """Larger files are not searched: text that people write by hand is smaller."""
 
 LEAKS_PER_FILE = 20
+
+ReadSome: TypeAlias = Callable[[FileSource, int], bytes]
 
 _SHORTEST_TOKEN = 16
 _LINE_BREAKS = 4  # bytes that may surround the only token in a file
@@ -84,20 +87,20 @@ class HubTokens:
 
     def kept_in(self, files: Iterable[FileSource]) -> list[Leak]:
         """Those of `files` that store such a token, or that contain one and nothing else."""
+        # Few files are read: only those of a fitting size.
+        sizes = {len(text) + more for text in self.texts for more in range(_LINE_BREAKS + 1)}
         return [
             Leak(file.path_in_repo, "a Hub token that is in use", certain=True)
             for file in files
-            if self._is_kept_in(file)
+            if self._is_stored_as(file)
+            or (file.size in sizes and _content(file).strip() in self.texts)
         ]
 
-    def _is_kept_in(self, file: FileSource) -> bool:
-        match file.content:
-            case PathSource(identity=identity) if (identity.device, identity.inode) in self.files:
-                return True
-        # Few files are read: only those of a fitting size.
-        if not any(0 <= file.size - len(text) <= _LINE_BREAKS for text in self.texts):
+    def _is_stored_as(self, file: FileSource) -> bool:
+        content = file.content
+        if not self.files or not isinstance(content, PathSource):
             return False
-        return _content(file).strip() in self.texts
+        return (content.identity.device, content.identity.inode) in self.files
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,26 +211,29 @@ base 32, 16 characters have fewer once in 10,000 times."""
 
 
 def find_leaks(
-    files: Iterable[FileSource], stopped: Callable[[], bool] = lambda: False
+    files: Iterable[FileSource],
+    stopped: Callable[[], bool] = lambda: False,
+    read: ReadSome = read_sample,
 ) -> list[Leak]:
-    """The places in these files that look like a credential, in the order of the files."""
+    """The places in these files that look like a credential, in the order of the files. `read`
+    returns the first bytes of a file, up to a number of them."""
     leaks: list[Leak] = []
     for file in files:
         if stopped():
             break
         if file.size:
-            leaks += _leaks_of(file)
+            leaks += _leaks_of(file, read)
     return leaks
 
 
-def _leaks_of(file: FileSource) -> list[Leak]:
+def _leaks_of(file: FileSource, read: ReadSome) -> list[Leak]:
     name = file.path_in_repo.rpartition("/")[2].lower()
     path = file.path_in_repo
     leaks = [Leak(path, kind) for kind in _kinds_by_name(name)]
     may_be_pointer = file.size in _POINTER_SIZES
     if not may_be_pointer and (file.size > SCAN_LIMIT or name.endswith(_BINARY_ENDINGS)):
         return leaks
-    content = _content(file)
+    content = _content(file, read)
     if may_be_pointer and _POINTER.fullmatch(content):
         return [Leak(path, LFS_POINTER, certain=True)]
     content = _as_text(content)
@@ -244,11 +250,11 @@ def _kinds_by_name(name: str) -> Iterator[str]:
         yield _NAMES[(match.lastindex or 0) - 1][0]
 
 
-def _content(file: FileSource) -> bytes:
+def _content(file: FileSource, read: ReadSome = read_sample) -> bytes:
     """The file's content if it can be read. Errors are ignored: uploading the file will report
     them."""
     try:
-        return read_sample(file, SCAN_LIMIT)
+        return read(file, SCAN_LIMIT)
     except SourceError:
         return b""
 
@@ -257,7 +263,7 @@ def _as_text(content: bytes) -> bytes:
     """The text as UTF-8; empty for a binary file."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as some editors on Windows write it
         return content.decode("utf-16", "replace").encode()
-    return b"" if b"\0" in content[:_BINARY_BY_NUL] else content
+    return content if content.find(b"\0", 0, _BINARY_BY_NUL) < 0 else b""
 
 
 def _found(content: bytes) -> Iterator[tuple[str, int]]:

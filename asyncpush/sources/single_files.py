@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import io
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
@@ -120,6 +121,10 @@ def _unwrapped(file: object) -> object:
     return file.file if isinstance(file, tempfile._TemporaryFileWrapper) else file
 
 
+_ADDRESS = re.compile(r"[\\/](hf|https?):[\\/]")
+"""What is left of an address where a path was made of it."""
+
+
 def _reason(path: str, exc: OSError | ValueError) -> str:
     if isinstance(exc, ValueError):
         # Python's message differs between versions.
@@ -129,6 +134,8 @@ def _reason(path: str, exc: OSError | ValueError) -> str:
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.islink(path):
             return f"is a broken link, to {os.readlink(path)!r}"
+        if _ADDRESS.search(path):
+            return "does not exist: a source is a local path; `copy` takes what is on the Hub"
         return "does not exist"
     return f"cannot be read: {os_reason(exc)}"
 

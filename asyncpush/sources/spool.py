@@ -27,10 +27,9 @@ from collections.abc import (
     Iterator,
 )
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import anyio
-from aiofiles.threadpool import wrap
 from anyio import to_thread
 
 from asyncpush.concurrency.threads import is_cancelled, wait_until_done
@@ -198,7 +197,7 @@ class Spool:
                 held = io.BytesIO()
         with self._disk_errors(path_in_repo):
             await _write(file, held.getvalue())
-            await wrap(file).close()
+            await _awaitable(file).close()
             status = await to_thread.run_sync(os.stat, file.name)
         content = PathSource(file.name, FileIdentity.of(status))
         return FileSource(path_in_repo, status.st_size, content)
@@ -275,10 +274,16 @@ async def _in_own_task(chunks: AsyncGenerator[memoryview]) -> AsyncGenerator[mem
         await wait_until_done(reader)
 
 
+def _awaitable(file: BinaryIO) -> Any:
+    from aiofiles.threadpool import wrap  # most pushes have no streams
+
+    return wrap(file)
+
+
 async def _write(file: BinaryIO, *pieces: bytes | memoryview) -> None:
     for piece in pieces:
         if memoryview(piece).nbytes:
-            await wrap(file).write(piece)
+            await _awaitable(file).write(piece)
 
 
 async def _chunks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from asyncpush.errors import SourceChangedError
 from asyncpush.models import Receipt
 
 
@@ -17,6 +18,18 @@ def git_blob_oid(content: bytes) -> str:
     digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
     digest.update(content)
     return digest.hexdigest()
+
+
+def checked_content(path_in_repo: str, oid: str, content: bytes) -> bytes:
+    """The content of a file that was hashed before. Raises `SourceChangedError` unless it has this
+    git blob hash."""
+    if git_blob_oid(content) != oid:
+        raise SourceChangedError(
+            f"{path_in_repo!r} changed after it was hashed; nothing was committed",
+            problems=[f"{path_in_repo}: content changed"],
+            suggestion="push again once nothing writes to it any more",
+        )
+    return content
 
 
 def inline_receipt(path_in_repo: str, size: int, oid: str, *, there: str | None) -> Receipt:

@@ -154,7 +154,8 @@ try:
     main()
 except SystemExit as exit:
     others = {f"asyncpush.cli.{name}" for name in ("many", "receipts", "audit", "doctor", "demo")}
-    print(exit.code, *({"pydantic", "rich", "pygit2", "boto3", *others} & set(sys.modules)))
+    others |= {"pydantic", "rich", "pygit2", "boto3", "aiohttp", "tqdm", "sqlite3", "difflib"}
+    print(exit.code, *(others & set(sys.modules)))
 """
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)

@@ -410,7 +410,7 @@ def unread(*words: str | Path, descriptor: int = 1) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("flags", "code"), [([], 0), (["--json"], 128 + signal.SIGPIPE)])
-def test_a_push_whose_result_nobody_reads_has_landed_all_the_same(
+def test_a_closed_stdout_does_not_undo_a_push(
     environment: None, folder: Path, site: Site, flags: list[str], code: int
 ) -> None:
     name = f"unread{len(flags)}"

@@ -150,7 +150,7 @@ main()
 """
 
 
-def test_a_second_signal_ends_the_process_even_if_its_cleanup_hangs(
+def test_a_second_signal_ends_a_hanging_cleanup(
     start: Start, stall: Stall, folder: Path, tmp_path: Path
 ) -> None:
     # A thread that never ends stands for one that a broken cleanup has left behind.

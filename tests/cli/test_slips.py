@@ -68,7 +68,7 @@ def test_every_is_answered_with_watch(cli: Cli, folder: Path) -> None:
     assert "--every" not in cli("push", "--help").out
 
 
-def test_a_source_that_is_missing_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
+def test_a_missing_source_is_not_taken_for_a_repo(cli: Cli, folder: Path) -> None:
     assert "swapped" not in cli("push", folder, "not a repo id").err
     assert "does not exist" in cli("push", "me/model", "me/model").err
 
@@ -130,7 +130,7 @@ def test_the_demo_names_the_program_as_it_can_be_called(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("command", ["push", "audit", "upload", "doctor"])
-def test_a_machine_that_is_to_stay_offline_is_reported_at_once(
+def test_offline_mode_is_reported_at_once(
     command: str, cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -122,7 +122,7 @@ def test_without_the_extra_it_is_named_before_anything_happens(
         site.commits("models/me/never")
 
 
-def test_a_picture_that_cannot_be_written_takes_nothing_from_the_push(
+def test_an_unwritable_picture_does_not_fail_the_push(
     cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> None:

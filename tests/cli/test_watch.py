@@ -72,3 +72,14 @@ def test_a_swapped_order_and_a_file_are_usage_errors(cli: Cli, folder: Path) -> 
     assert swapped.code == 2
     assert "look swapped" in swapped.err
     assert cli("watch", folder / "train.log", "me/watched").code == 2
+    assert "FOLDER is an address" in cli("watch", "hf://me/a", "me/watched").err
+
+
+def test_a_push_that_would_always_fail_is_not_said_to_be_tried_again(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    ran = cli("watch", folder, "me/watched", "--every", "0", "--quiet-for", "0")
+    assert ran.code == 3
+    assert "a push failed: no Hugging Face token" in ran.err
+    assert "tried again" not in ran.err

@@ -66,7 +66,7 @@ async def test_heavy_questions_make_more_calls_and_the_heaviest_its_own() -> Non
     assert sorted(answers) == [0, 1, 2, 3, 4, 6, 50]
 
 
-async def test_questions_that_come_during_a_call_go_together_into_the_next() -> None:
+async def test_questions_during_a_call_share_the_next() -> None:
     calls, answers = Calls(), dict[int, int]()
     async with anyio.create_task_group() as group:
         batcher = Batcher(group, calls, limit=10)

@@ -82,7 +82,7 @@ async def test_each_push_has_a_slot_of_its_own() -> None:
     assert shared.free == 2
 
 
-async def test_pushes_that_wait_get_the_shared_turns_one_after_the_other() -> None:
+async def test_waiting_pushes_get_shared_slots_in_turn() -> None:
     shared = SharedSlots(1)
     async with anyio.create_task_group() as group:
         first, second = Bench(group, shared), Bench(group, shared)
@@ -136,7 +136,7 @@ async def test_a_cancelled_task_gives_back_its_slots() -> None:
     assert not shared.waiting
 
 
-async def test_a_turn_that_came_to_a_cancelled_waiter_is_handed_on() -> None:
+async def test_a_slot_of_a_cancelled_waiter_is_passed_on() -> None:
     shared = SharedSlots(1)
     holder, late = FairSlots(shared), FairSlots(shared)
     assert await holder.take()

@@ -210,7 +210,7 @@ async def test_in_thread_anyway_runs_in_a_cancelled_task(
         await in_thread_anyway(threads, lambda: 1 // 0)
 
 
-async def test_many_items_are_done_in_order_a_stretch_at_a_time(
+async def test_items_are_done_in_order_for_a_limited_time(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.concurrency.threads.HOP_SECONDS", 0)
@@ -268,7 +268,7 @@ async def test_a_push_whose_work_hangs_leaves_threads_to_the_others() -> None:
         assert [lane.held for lane in lanes] == [0] * 4
 
 
-async def test_a_thread_that_comes_free_goes_to_who_has_the_fewest() -> None:
+async def test_a_free_thread_goes_to_the_lane_with_the_fewest() -> None:
     with SharedThreads(2, "test", share=2, reserve=0) as threads:
         large, small = threads.lane(), threads.lane()
         begun: list[str] = []
@@ -454,7 +454,7 @@ async def test_a_cancel_waits_for_one_short_job() -> None:
         assert done == []
 
 
-async def test_behind_a_slow_job_the_others_go_on_in_another_hop(
+async def test_jobs_after_a_slow_one_get_another_hop(
     hops: BatchedThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asyncpush.concurrency.threads.HOP_SECONDS", 0)

@@ -78,7 +78,7 @@ async def made(path: Path) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_workers_upload_their_files_and_one_of_them_is_killed_meanwhile(
+async def test_a_killed_worker_is_started_again(
     cluster: Any, hub: LocalHub, faults: FaultLayer, config: UploadConfig, tmp_path: Path
 ) -> None:
     """The killed worker's upload goes on where it stopped, and there is one commit of all."""

@@ -61,7 +61,7 @@ def test_of_each_parts_positions_the_newest_is_sent() -> None:
     ]
 
 
-def test_the_ends_of_one_upload_are_not_those_of_the_push() -> None:
+def test_start_and_end_of_one_upload_are_not_sent() -> None:
     ends = [
         PushStarted("me/m", "model", "main"),
         PushFinished("", 1, 1, 1.0, "store"),

@@ -213,7 +213,7 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     assert locks._registry == {}
 
 
-def test_a_cache_folder_deleted_under_us_does_not_split_later_claims(tmp_path: Path) -> None:
+def test_a_deleted_cache_folder_does_not_split_claims(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as old:
         os.unlink(tmp_path / "journal" / "locks")
         with Journal.open(tmp_path) as new, Journal.open(tmp_path) as newer:

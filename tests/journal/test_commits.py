@@ -17,9 +17,7 @@ from tests.journal.helpers import (
 )
 
 
-def test_a_commit_that_was_about_to_be_sent_is_known_afterwards(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_a_pending_commit_is_remembered(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
     with Journal.open(tmp_path, clock=clock) as journal:

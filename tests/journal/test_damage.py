@@ -310,7 +310,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("network", [False, True])
-def test_a_large_journal_is_read_whole_only_after_an_unclean_end(
+def test_a_large_journal_is_checked_only_after_an_unclean_end(
     tmp_path: Path,
     clock: FakeClock,
     checks: list[str],

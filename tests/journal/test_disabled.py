@@ -256,7 +256,7 @@ def test_an_error_during_a_change_undoes_it(journal: Journal) -> None:
     assert journal.disabled_reason is None
 
 
-def test_a_journal_closed_while_a_thread_waits_for_it_does_nothing(
+def test_a_journal_closed_during_a_wait_does_nothing(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class ClosedMeanwhile:
@@ -350,7 +350,7 @@ def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("named", [None, "~/cache"])
-async def test_without_a_home_directory_a_push_goes_on_without_a_journal(
+async def test_without_a_home_directory_there_is_no_journal(
     no_home: None,
     hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,

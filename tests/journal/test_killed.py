@@ -65,7 +65,7 @@ def run_and_kill(directory: Path, writers: list[int], delays: list[float]) -> li
     return promised
 
 
-def test_a_process_killed_at_any_instant_loses_nothing_it_was_promised(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_durable_record(tmp_path: Path) -> None:
     rng = random.Random()
     total = 0
     for number in range(10):
@@ -169,7 +169,7 @@ def test_threads_that_store_parts_at_once_share_their_syncs(
         assert found.etags == {part: f"e{part}" for part in range(1, threads + 1)}
 
 
-def test_a_part_is_on_the_disk_when_its_thread_goes_on(tmp_path: Path, clock: FakeClock) -> None:
+def test_a_recorded_part_is_on_the_disk(tmp_path: Path, clock: FakeClock) -> None:
     threads, each = 8, 25
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload("scope", make_upload(parts=threads * each))

@@ -109,7 +109,7 @@ def test_no_presigned_url_is_logged(
     assert not [text for text in [*texts, caplog.text] if SECRET in text or "s3.example" in text]
 
 
-def test_urls_of_an_ended_upload_do_not_stay_in_the_file(tmp_path: Path, clock: FakeClock) -> None:
+def test_urls_of_an_ended_upload_are_erased(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload(parts=50, mark="unmistakable"))
         assert journal._database is not None

@@ -82,9 +82,7 @@ def test_without_a_database_nothing_comes_of_it(disk: Disk, commits: GroupCommit
     assert commits.add(number(1), durable=True).result(10) is None
 
 
-def test_closing_makes_what_was_asked_for_and_nothing_that_comes_later(
-    disk: Disk, commits: GroupCommit
-) -> None:
+def test_closing_writes_only_earlier_requests(disk: Disk, commits: GroupCommit) -> None:
     disk.may.clear()
     futures = [commits.add(number(value), durable=False) for value in range(3)]
     closed = threading.Thread(target=commits.close)

@@ -69,7 +69,7 @@ def test_a_retry_that_starts_at_zero_lowers_nothing() -> None:
     assert aggregator.snapshot().bytes_sent == 90
 
 
-def test_while_one_part_is_sent_again_the_others_go_on_counting() -> None:
+def test_other_parts_count_during_a_retry() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(1, 200),
@@ -80,7 +80,7 @@ def test_while_one_part_is_sent_again_the_others_go_on_counting() -> None:
     assert aggregator.snapshot().bytes_sent == 100
 
 
-def test_an_expired_upload_that_cuts_parts_anew_never_passes_the_file() -> None:
+def test_new_parts_never_exceed_the_file() -> None:
     progress = after(
         planned(2, 300),
         TransferStarted("a", 100, 4),
@@ -214,7 +214,7 @@ def test_the_current_file_is_the_last_incomplete_one_to_move() -> None:
     assert aggregator.snapshot().current_file == "b"
 
 
-def test_while_nothing_moves_the_current_file_is_the_one_being_hashed() -> None:
+def test_the_current_file_may_be_the_one_being_hashed() -> None:
     aggregator = emit(ProgressAggregator(), planned(1, 100), HashProgress("a", 40, 100))
     assert aggregator.snapshot().current_file == "a"
     assert aggregator.snapshot().bytes_processed == 40

@@ -146,7 +146,7 @@ def test_a_full_disk_is_reported_once_and_harms_nothing(
     assert os.strerror(errno.ENOSPC) in caplog.text
 
 
-def test_a_file_that_cannot_be_looked_at_is_not_left_open(
+def test_an_unreadable_file_is_not_left_open(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreadable(name: str) -> bool:

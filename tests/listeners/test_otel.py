@@ -137,7 +137,7 @@ def folder(write: Callable[..., Path]) -> Path:
     return write({"config.json": "{}", "weights.bin": os.urandom(3 * PART)})
 
 
-async def test_a_push_is_a_tree_of_spans_below_the_callers_own(
+async def test_a_push_is_a_span_tree_below_the_callers(
     telemetry: Telemetry,
     uploader: Uploader,
     faults: FaultLayer,
@@ -244,7 +244,7 @@ def check_metrics(telemetry: Telemetry) -> None:
     assert telemetry.total("http.client.request.duration", **{"error.type": "503"}) == 1
 
 
-async def test_a_push_from_blocking_code_lies_below_its_callers_span_too(
+async def test_a_background_push_is_below_its_callers_span(
     telemetry: Telemetry, hub: LocalHub, config: UploadConfig
 ) -> None:
     def train() -> None:

@@ -44,7 +44,7 @@ def test_the_course_of_a_push_in_small() -> None:
     assert len(activity.sent) <= 128
 
 
-def test_bytes_are_counted_as_they_move_and_again_when_sent_again() -> None:
+def test_bytes_count_again_when_sent_again() -> None:
     script = EventScript()
     for at, sent in ((1.0, 400_000), (2.0, 900_000), (3.0, 500_000), (4.0, 1_000_000)):
         script.progress("w.bin", 1, at, sent)

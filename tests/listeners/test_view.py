@@ -150,7 +150,7 @@ def reading_by_xet() -> Scene:
     return scene
 
 
-def test_by_xet_what_was_read_is_shown_beside_what_was_sent() -> None:
+def test_xet_shows_bytes_read_and_sent() -> None:
     scene = reading_by_xet()
     assert scene.lines()[:3] == [
         "⠋ me/llama · reading",

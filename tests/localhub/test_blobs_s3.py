@@ -111,9 +111,7 @@ async def test_a_presigned_url_lives_no_longer_than_s3_allows(
     assert make_store(url_lifetime=30 * DAY).url_lifetime == 7 * DAY
 
 
-async def test_a_hub_killed_before_it_verified_goes_on_when_asked_again(
-    site: Site, store: S3Store
-) -> None:
+async def test_a_hub_killed_before_verifying_continues(site: Site, store: S3Store) -> None:
     data = os.urandom(2 * PART)
     upload = (await site.actions(data))["upload"]
     parts = await site.put_parts(upload["header"], data)

@@ -251,7 +251,7 @@ async def test_verify_compares_the_size(site: Site) -> None:
     assert batch["objects"][0]["error"]["code"] == 422
 
 
-async def test_a_url_is_good_for_its_own_object_part_and_length(site: Site) -> None:
+async def test_a_url_is_valid_only_for_its_part(site: Site) -> None:
     data, other = os.urandom(2 * PART_SIZE), os.urandom(2 * PART_SIZE)
     url = (await site.actions(data))["upload"]["header"]["1"]
     await site.actions(other)

@@ -69,9 +69,7 @@ def test_sync_of_the_official_client_works_both_ways(api: HfApi, tmp_path: Path)
     assert back == FILES
 
 
-def test_the_prefix_of_a_tree_is_text_and_pages_follow_each_other(
-    api: HfApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tree_has_text_prefixes_and_pages(api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_api, "PAGE", 2)
     api.create_bucket("me/runs")
     fill(api, FILES)
@@ -131,7 +129,7 @@ async def test_ranges_and_strangers(api: HfApi, hub: LocalHub) -> None:
             assert answer.status == 400
 
 
-def test_a_hub_that_grants_no_xet_for_repos_takes_files_into_buckets(
+def test_buckets_take_files_without_xet_for_repos(
     tmp_path: Path, api: HfApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve_in_thread(tmp_path / "other", token=TOKEN, xet=False) as hub:

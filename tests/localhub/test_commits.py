@@ -140,7 +140,7 @@ async def test_deleting_what_is_not_there_is_404(client: HubClient, line: dict[s
     assert answer.error_code == "EntryNotFound"
 
 
-async def test_a_file_may_take_the_place_of_a_folder_that_goes(client: HubClient) -> None:
+async def test_a_file_may_replace_a_deleted_folder(client: HubClient) -> None:
     await client.commit(add("thing/a.txt"), add("other"))
 
     answer = await client.commit(

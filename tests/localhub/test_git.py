@@ -202,7 +202,7 @@ async def test_what_came_by_xet_is_cloned_by_git_lfs(git_lfs: None, tmp_path: Pa
         assert work.read("model.bin") == LARGE
 
 
-async def test_the_folder_of_a_repo_is_cloned_with_its_large_files(
+async def test_a_repos_folder_is_cloned_with_large_files(
     git_lfs: None, work: Work, client: HubClient, hub: LocalHub
 ) -> None:
     oid = await client.store(LARGE)

@@ -297,7 +297,7 @@ async def test_a_body_cut_off_is_no_part(site: Site) -> None:
     assert (await site.complete(actions["upload"]["href"], oid_of(data), parts)).status == 200
 
 
-async def test_a_put_of_a_whole_object_cannot_be_used_for_another(site: Site) -> None:
+async def test_a_put_url_is_valid_only_for_its_object(site: Site) -> None:
     data, other = os.urandom(100), os.urandom(100)
     href = (await site.actions(data))["upload"]["href"]
 
@@ -403,7 +403,7 @@ def test_no_body_is_more_than_refused(body: Any) -> None:
             parse(body)
 
 
-def test_a_ticket_without_an_upload_id_has_none_in_its_header() -> None:
+def test_a_ticket_without_upload_id_sends_none() -> None:
     ticket = UploadTicket("http://hub/complete", 60, ["http://hub/1"], 10, headers={"x": "y"})
 
     assert upload_action(ticket) == {

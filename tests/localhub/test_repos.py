@@ -372,7 +372,7 @@ async def test_a_name_of_one_segment_is_no_repo(client: HubClient, path: str) ->
     assert (unknown.status, unknown.error_code) == (404, None)
 
 
-async def test_a_revision_may_be_head_or_the_first_digits_of_a_commit(client: HubClient) -> None:
+async def test_a_revision_may_be_head_or_an_abbreviated_commit(client: HubClient) -> None:
     first = await client.head()
     await client.commit(add("a.txt"))
     assert await client.head("HEAD") == await client.head()
@@ -519,9 +519,7 @@ async def test_commits_come_in_pages(client: HubClient) -> None:
     assert titles == [["number 3", "number 2"], ["number 1", "number 0"], ["initial commit"]]
 
 
-async def test_refs_of_a_repo_that_git_packed_are_seen_and_deleted(
-    client: HubClient, hub: LocalHub
-) -> None:
+async def test_packed_refs_are_listed_and_deleted(client: HubClient, hub: LocalHub) -> None:
     await client.post("/api/models/me/net/branch/dev")
     path = hub.root / "models/me/net.git"
     git("-C", path, "pack-refs", "--all")

@@ -241,7 +241,7 @@ async def test_a_body_that_is_no_object_is_refused(
     assert answer.status == status
 
 
-async def test_a_body_that_is_not_what_its_headers_say_is_400(client: HubClient) -> None:
+async def test_a_body_unlike_its_headers_is_400(client: HubClient) -> None:
     answer = await client.call(
         "POST",
         "/api/repos/create",

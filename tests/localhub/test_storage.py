@@ -71,7 +71,7 @@ def test_lfs_files_are_listed_and_removed_from_every_commit(
     git("-C", hub_in_thread.root / "models/me/net.git", "fsck", "--strict")
 
 
-def test_a_history_that_never_had_the_file_stays_as_it_is(api: HfApi) -> None:
+def test_a_history_without_the_file_is_unchanged(api: HfApi) -> None:
     upload(api, "keep.bin", b"kept" * 9)
     head = api.model_info("me/net").sha
     (file,) = api.list_lfs_files("me/net")

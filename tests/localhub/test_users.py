@@ -112,7 +112,7 @@ async def test_a_private_repo_is_not_there_for_other_users(client: HubClient) ->
     assert "ann/net" not in (await client.get("/", token="hf_ben")).text
 
 
-async def test_gated_files_are_kept_from_those_who_were_not_let_in(client: HubClient) -> None:
+async def test_gated_files_need_access(client: HubClient) -> None:
     await client.call(
         "PUT", "/api/models/ann/net/settings", token="hf_ann", json={"gated": "manual"}
     )

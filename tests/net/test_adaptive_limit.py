@@ -296,7 +296,7 @@ async def test_goodput_that_still_grows_is_not_compared_yet() -> None:
         assert await measure(limit, clock, held, 1110) == 32
 
 
-async def test_parts_beyond_a_narrower_limit_are_paused_and_go_on_first() -> None:
+async def test_parts_beyond_the_limit_pause_and_resume_first() -> None:
     clock = FakeClock()
     limit = AdaptiveLimit(16, clock=clock)
     async with slots_of(limit, 20) as slots:
@@ -593,9 +593,7 @@ async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
 
 
 @pytest.mark.parametrize(("sharers", "limit"), [(1, 16), (2, 8), (4, 4), (8, 2), (100, 1)], ids=str)
-async def test_processes_of_one_host_share_what_it_may_have_in_flight(
-    sharers: int, limit: int
-) -> None:
+async def test_processes_of_one_host_share_the_limit(sharers: int, limit: int) -> None:
     link = Link(32, lambda width: 1.0)
     link.limit.share(sharers)
     assert link.limit.limit == limit
@@ -665,7 +663,7 @@ async def sampled(limit: AdaptiveLimit, clock: FakeClock, slots: list[Slot], ste
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_parts_that_share_one_bandwidth_are_paused_before_much_is_sent() -> None:
+async def test_parts_sharing_one_bandwidth_are_paused_early() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
         while limit.check_interval is not None:
@@ -727,7 +725,7 @@ async def test_the_first_push_of_many_parts_has_the_head_start() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_a_pioneer_that_is_heard_after_the_others_is_not_compared() -> None:
+async def test_a_late_pioneer_is_not_compared() -> None:
     limit = AdaptiveLimit(32, clock=FakeClock())
     async with slots_of(limit, 40) as slots:
         await end_head_start(limit)

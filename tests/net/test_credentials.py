@@ -209,6 +209,23 @@ async def test_a_token_can_be_looked_for_without_being_needed(home: Path) -> Non
     assert await TokenSource("hf_x").find() == "hf_x"
 
 
+@pytest.mark.parametrize(
+    ("value", "what"), [(None, "NoneType"), (5, "int"), (" ", "an empty text")]
+)
+async def test_a_callable_that_returns_no_token_is_named(value: Any, what: str) -> None:
+    with pytest.raises(MissingTokenError, match=f"the token callable returned {what}, not a token"):
+        await TokenSource(lambda: value).get()
+
+
+async def test_a_token_file_that_cannot_be_read_is_named(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path))
+    with pytest.raises(MissingTokenError) as caught:
+        await TokenSource(None).get()
+    assert f"given or found: {tmp_path} cannot be read" in str(caught.value)
+
+
 async def test_no_token_says_what_to_do(home: Path) -> None:
     with pytest.raises(MissingTokenError) as caught:
         await TokenSource(None).get()

@@ -204,7 +204,7 @@ async def found_by_both(
         return theirs, await up._running()._session.token.find()
 
 
-async def test_a_login_with_more_than_a_day_left_is_left_alone(
+async def test_a_login_is_not_renewed_before_its_last_day(
     hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
 ) -> None:
     login = hub.log_in()
@@ -243,7 +243,7 @@ async def test_a_login_that_expires_during_a_push_is_renewed(
     assert len(tokens.asked) == 1
 
 
-async def test_the_official_client_and_we_at_once_renew_a_login_once(
+async def test_a_login_is_renewed_once_beside_the_official_client(
     hub: LocalHub,
     home: Path,
     tokens: TokenRequests,
@@ -440,7 +440,7 @@ async def test_a_token_of_the_environment_is_not_renewed(
     ],
     ids=["renewed", "refused"],
 )
-async def test_a_cancelled_push_still_waits_for_the_login_that_it_renews(
+async def test_a_cancelled_push_waits_for_its_login_renewal(
     answer: IssuedToken | TokenRefused, stored: str, home: Path, hub: LocalHub
 ) -> None:
     """The old refresh token is of no use any more. A cancelled anyio scope cancels each wait."""

@@ -222,7 +222,7 @@ REAL = {
 
 
 @pytest.mark.parametrize(("server", "words"), REAL.values(), ids=REAL.keys())
-async def test_over_real_sockets_a_fault_is_said_in_plain_words_too(
+async def test_faults_of_real_sockets_have_plain_messages(
     server: Callable[[], AbstractAsyncContextManager[str]], words: str
 ) -> None:
     async with server() as url, session_to(url, response_timeout=0.2, max_retries=0) as session:

@@ -140,7 +140,7 @@ class Sending:
         in_memory: PartContent | None = None,
     ) -> SentPart:
         fields = {"file": "a.bin", "part_number": part.number}
-        return await self._session.retry_loop().run(
+        return await self._session.retry_loop.run(
             lambda this: self._sender.send(
                 source,
                 part,
@@ -273,7 +273,7 @@ async def test_unchecked_files_are_sent_from_the_page_cache(
     assert peer.seen[0].body == noise(size)[7:]
 
 
-async def test_a_file_cut_short_under_the_kernel_is_a_changed_source(
+async def test_a_truncated_file_is_a_changed_source(
     unchecked: Sending, peer: Peer, tmp_path: Path
 ) -> None:
     size = 8 * BUFFER
@@ -394,7 +394,7 @@ async def test_a_header_that_would_break_out_is_an_error(
     ["file:///etc/passwd", "http://169.254.169.254/x", "ftp://h/x", "https://u:p@h/x", "nonsense"],
     ids=str,
 )
-async def test_a_part_goes_to_no_url_that_must_not_be_asked(sending: Sending, url: str) -> None:
+async def test_a_part_is_not_sent_to_a_forbidden_url(sending: Sending, url: str) -> None:
     content = Content(b"x")
     with pytest.raises(ProtocolError):
         await sending.send(content, content.part(url))
@@ -422,7 +422,7 @@ FAILURES: dict[str, tuple[Any, int | None, bool]] = {
 
 
 @pytest.mark.parametrize(("answer", "status", "retryable"), FAILURES.values(), ids=FAILURES.keys())
-async def test_a_failed_part_is_a_hub_error_and_nothing_is_left(
+async def test_a_failed_part_is_a_hub_error(
     sending: Sending, peer: Peer, answer: Any, status: int | None, retryable: bool
 ) -> None:
     peer.script(answer)
@@ -457,9 +457,7 @@ async def test_a_refusal_before_the_body_was_read_is_heard(sending: Sending, pee
     assert caught.value.status in (403, None)
 
 
-async def test_a_success_before_the_whole_part_is_there_is_a_failure(
-    sending: Sending, peer: Peer
-) -> None:
+async def test_an_early_success_is_a_failure(sending: Sending, peer: Peer) -> None:
     """Answered 200 while the last bytes wait behind a gate: nobody can have stored them."""
     answered = asyncio.Event()
 
@@ -572,9 +570,7 @@ async def test_what_reading_raises_comes_out_as_itself(
     assert caught.value is failure
 
 
-async def test_a_failure_that_nobody_waits_for_is_not_reported_as_lost(
-    sending: Sending, peer: Peer
-) -> None:
+async def test_an_unawaited_failure_is_not_logged(sending: Sending, peer: Peer) -> None:
     """The store has answered already when the read ahead fails."""
     peer.script(unread(reply(403)))
     content = Broken(noise(8 * MIB), BUFFER, SourceChangedError("changed"))
@@ -882,7 +878,7 @@ async def straggling(narrow_peer: Peer, threads: ThreadPoolExecutor) -> AsyncIte
         yield Straggling(Sending(session, threads), narrow_peer)
 
 
-async def test_a_crawling_part_is_sent_again_and_the_first_answer_counts(
+async def test_a_slow_part_is_hedged_and_the_first_answer_counts(
     straggling: Straggling, narrow_peer: Peer
 ) -> None:
     sent = await straggling.send(deaf, whole)

@@ -59,7 +59,7 @@ async def test_a_pause_saves_up_50_ms_at_most() -> None:
     assert clock.now - before == pytest.approx(0.95)
 
 
-async def test_bytes_that_were_waited_for_and_never_sent_hold_up_nobody() -> None:
+async def test_unsent_bytes_delay_nobody() -> None:
     clock = FakeClock()
 
     async def sleep(seconds: float) -> None:

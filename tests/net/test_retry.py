@@ -496,7 +496,7 @@ async def test_a_spent_budget_makes_waits_long_and_still_counts_attempts() -> No
     assert max(clock.slept[:2]) <= POLICY.max_backoff
 
 
-def test_a_budget_is_spent_by_retries_and_given_back_by_successes() -> None:
+def test_successes_refill_the_retry_budget() -> None:
     budget = RetryBudget()
     assert sum(budget.spend() for _ in range(200)) == 100
     for _ in range(9):

@@ -240,7 +240,7 @@ async def test_a_fault_that_does_not_pass_ends_after_max_retries(
     assert backoffs == [250.0, 500.0, 1000.0, None]
 
 
-async def test_an_answer_that_stays_senseless_is_not_asked_for_six_times(
+async def test_a_lasting_invalid_answer_is_retried_less_often(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
     peer.script(reply(200, b"[]"))
@@ -258,7 +258,7 @@ async def test_the_requests_of_a_session_share_one_allowance_of_retries(
 
     for _ in range(21):  # of five retries each: 105, where 100 go at their own pace
         with pytest.raises(RetriesExhaustedError):
-            await session.retry_loop().run(failing, Emitter(), "thing")
+            await session.retry_loop.run(failing, Emitter(), "thing")
     assert max(clock.slept[:100]) < 15 <= min(clock.slept[100:])
 
 
@@ -375,7 +375,7 @@ def _missing_field(response: HubResponse) -> Any:
 
 
 @pytest.mark.parametrize("status", [200, 401, 500])
-async def test_no_secret_that_the_hub_echoes_gets_into_errors_or_events(
+async def test_echoed_secrets_are_not_in_errors_or_events(
     session: HubSession, peer: Peer, recorded: EventRecorder, status: int
 ) -> None:
     opaque = "Zm9vYmFyYmF6cXV4"
@@ -567,7 +567,7 @@ async def test_a_hint_holds_back_every_request_of_the_session(
     assert [started.queued_ms for started in recorded.of(RequestStarted)] == [0, 30_000]
 
 
-async def test_a_hint_holds_back_those_who_wait_for_a_connection_too(
+async def test_a_rate_limit_delays_waiting_requests_too(
     session: HubSession, peer: Peer, recorded: EventRecorder, clock: FakeClock
 ) -> None:
     times: list[float] = []
@@ -693,7 +693,7 @@ async def test_an_outage_does_not_use_up_attempts(
                     session._http = working
                 await clock.sleep(seconds)
 
-            session._sleep = sleep
+            session.retry_loop._sleep = sleep
             session._http = _Unreachable()  # type: ignore[assignment]
             await session.ask(ask_for(), whole, recorded.events)
     assert len(away) == 8
@@ -814,7 +814,7 @@ def _as_stream(body: bytes) -> StreamBody:
 
 
 @pytest.mark.parametrize("kind", [bytes, _as_stream])
-async def test_a_body_on_a_slow_uplink_gets_through_while_bytes_move(
+async def test_a_body_on_a_slow_uplink_is_sent(
     kind: Callable[[bytes], bytes | StreamBody], recorded: EventRecorder
 ) -> None:
     body = kind(bytes(2 << 20))
@@ -837,7 +837,7 @@ async def test_the_rest_of_an_abandoned_body_is_not_sent(
         assert sum(read) <= 64 << 10
 
 
-async def test_spaces_in_an_answer_that_takes_its_time_count_as_life(
+async def test_spaces_in_a_slow_answer_count_as_progress(
     peer: Peer, recorded: EventRecorder
 ) -> None:
     async def late(request: Any) -> Any:

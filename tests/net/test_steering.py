@@ -271,9 +271,7 @@ def test_where_a_rise_brings_nothing_the_width_goes_back() -> None:
 @pytest.mark.parametrize("tick", [0.002, 0.005])
 @pytest.mark.parametrize("parts", [34, 129], ids=["256 MiB", "1 GiB"])
 @pytest.mark.parametrize("unread", [0, 8 << 10])
-def test_little_is_in_flight_on_a_pipe_that_four_connections_fill(
-    parts: int, tick: float, unread: int
-) -> None:
+def test_few_parts_are_in_flight_when_four_suffice(parts: int, tick: float, unread: int) -> None:
     """What a kill would lose: four parts, each half sent, are 6 % of 256 MiB."""
     link = Link(60 * MB, 200 * MB, 10**6, tick, unread)
     seconds = steered(link, parts)

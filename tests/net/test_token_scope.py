@@ -408,7 +408,7 @@ async def test_a_proxy_that_is_away_is_named(
     ["socks5://127.0.0.1:1080", "http://[bad", "http://host:port", "://", "http://"],
     ids=str,
 )
-async def test_a_proxy_that_cannot_be_used_is_an_error_of_ours(
+async def test_an_unusable_proxy_is_a_hub_error(
     recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("http_proxy", proxy)

@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> FileSource:
     return FileSource("base.bin", status.st_size, PathSource(str(path), FileIdentity.of(status)))
 
 
-async def test_a_file_that_many_ask_for_at_once_is_read_once(
+async def test_a_shared_file_is_read_once(
     file: FileSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[FileSource] = []

@@ -272,3 +272,21 @@ async def test_a_session_is_entered_once_at_a_time(uploader: Uploader) -> None:
     with pytest.raises(RuntimeError, match="already open"):
         await uploader.__aenter__()
     assert (await uploader.push_to_hub("me/m", {"a": b"a"})).verified
+
+
+async def test_a_session_is_used_in_its_own_event_loop(uploader: Uploader) -> None:
+    def in_a_thread_without_a_loop() -> None:
+        uploader.start_push("me/m", {"a": b"a"})
+
+    def in_another_loop() -> None:
+        asyncio.run(uploader.push_to_hub("me/m", {"a": b"a"}))
+
+    for use in (in_a_thread_without_a_loop, in_another_loop):
+        with pytest.raises(RuntimeError, match="opened in another event loop"):
+            await asyncio.to_thread(use)
+    assert (await uploader.push_to_hub("me/m", {"a": b"a"})).verified
+
+
+def test_without_asyncio_a_session_cannot_be_opened() -> None:
+    with pytest.raises(RuntimeError, match="no asyncio event loop is running here"):
+        Uploader(TOKEN).__aenter__().send(None)  # as another framework, such as trio, calls it

@@ -55,7 +55,7 @@ async def test_a_large_file_that_changes_is_not_committed(
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-async def test_a_small_file_that_changes_before_the_commit_is_not_committed(
+async def test_a_small_file_changed_before_the_commit_is_refused(
     change: Callable[[Path], None],
     uploader: Uploader,
     hub: LocalHub,
@@ -88,7 +88,7 @@ async def test_a_settled_folder_is_pushed_correctly(
     }
 
 
-async def test_new_files_that_appear_meanwhile_are_left_for_the_next_push(
+async def test_new_files_during_a_push_wait_for_the_next(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"a.txt": b"a"})

@@ -109,6 +109,10 @@ async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     )
     assert await names_in(uploader) == ["step-2"]
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
+    within = await uploader.sync(version(1), f"{RUN}/step-2/within", WHOLE)  # with its own marker
+    assert within.warnings == (
+        f"run/step-2/{MARKER} was removed: the set that it lists has changed",
+    )
 
 
 async def test_a_mirror_of_sets_writes_their_markers_after_their_files(

@@ -328,7 +328,7 @@ async def test_a_hub_without_copies_suggests_a_push(
     assert faults.seen["lfs-files-duplicate"] == 1
 
 
-async def test_an_object_that_is_lost_after_the_copy_is_copied_again(
+async def test_an_object_lost_after_the_copy_is_copied_again(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("commit", "LFS pointer missing")
@@ -437,7 +437,7 @@ async def test_a_copy_is_cancelled_at_once(
 
 @pytest.mark.parametrize("kind", ["403 gated", "401 repo", "403"])
 @pytest.mark.parametrize("route", ["revision", "tree", "resolve"])
-async def test_a_source_that_may_not_be_read_is_reported_as_one(
+async def test_an_unreadable_copy_source_is_named(
     route: str, kind: str, uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add(route, kind, times=9)
@@ -451,7 +451,7 @@ async def test_a_source_that_may_not_be_read_is_reported_as_one(
     assert not await exists(hub, "me/prod")
 
 
-async def test_bytes_that_are_not_those_of_the_source_are_never_committed(
+async def test_wrong_bytes_are_never_committed(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("resolve", "wrong JSON")
@@ -460,7 +460,7 @@ async def test_bytes_that_are_not_those_of_the_source_are_never_committed(
     assert await download(hub, "me/prod") == FILES
 
 
-async def test_a_copy_that_the_hub_does_not_show_is_no_success(
+async def test_an_unconfirmed_copy_is_no_success(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:
     faults.add("commit", "nothing applied")
@@ -475,6 +475,7 @@ async def test_a_copy_that_the_hub_does_not_show_is_no_success(
         ("hf://me/staging@nowhere", HubError, "name a branch, tag or commit that me/staging has"),
         ("hf://me/staging/no/such", SourceError, "has no file or folder 'no/such'"),
         ("hf://buckets/me/b", InvalidRepoIdError, "cannot copy from a bucket to a repo"),
+        ("./out", InvalidRepoIdError, "take local files"),
     ],
 )
 async def test_a_source_that_is_not_there_is_reported_as_one(

@@ -219,9 +219,7 @@ async def test_receipts_are_committed_to_a_repo_that_is_there(uploader: Uploader
     assert "create_repo" not in caught.value.suggestion
 
 
-async def test_receipts_are_committed_to_a_new_branch_if_that_is_asked(
-    hub: LocalHub, uploader: Uploader
-) -> None:
+async def test_receipts_are_committed_to_a_new_branch(hub: LocalHub, uploader: Uploader) -> None:
     await uploader.push_to_hub("me/m", {"old.txt": b"0"})
     options = PushOptions(revision="dev", create_branch=True)
     planned = await uploader.commit("me/m", [GOOD], replace(options, dry_run=True))

@@ -167,7 +167,7 @@ async def test_the_phase_never_runs_backwards(
     assert phases == ["hashing", "uploading", "committing", "verifying", "done"]
 
 
-async def test_all_files_that_the_hub_shows_in_the_end_are_verified(
+async def test_files_shown_late_are_verified(
     config: UploadConfig, faults: FaultLayer, tmp_path: Path
 ) -> None:
     @web.middleware

@@ -186,7 +186,7 @@ async def test_error_code_is_only_the_hubs(
     assert recorded.of(RequestFailed)[-1].error_type == "IntegrityError"
 
 
-async def test_a_conflict_with_a_pinned_parent_says_how_to_go_on(
+async def test_a_pinned_parent_conflict_has_a_suggestion(
     uploader: Uploader, recorded: EventRecorder
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -215,7 +215,7 @@ async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
     assert "push again later" in caught.value.suggestion
 
 
-async def test_a_branch_that_never_rests_says_so_with_the_last_answer(
+async def test_a_constantly_moving_branch_is_an_error(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = 0
@@ -304,7 +304,7 @@ async def test_a_full_disk_says_where_room_is_wanted(
     assert recorded.of(PushFailed)[0].details["problems"] == list(caught.value.problems)
 
 
-async def test_a_push_that_takes_too_long_says_how_long_it_had(
+async def test_a_timeout_says_how_long_it_was(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("create", "stall before reading")

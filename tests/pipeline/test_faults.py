@@ -272,7 +272,7 @@ async def test_only_a_corrupted_part_is_sent_again(
 
 
 @pytest.mark.parametrize("kind", ["corrupted part", "wrong ETag", "missing ETag"])
-async def test_a_part_that_never_arrives_as_sent_is_an_integrity_error(
+async def test_an_always_corrupted_part_is_an_integrity_error(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.add("part", kind, times=999)
@@ -313,7 +313,7 @@ async def test_a_completion_slower_than_the_timeout_sends_no_part_twice(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_that_was_lost_and_is_then_a_server_error(
+async def test_a_lost_completion_before_a_server_error(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """A Hub that wraps NoSuchUpload as 500 for good: the batch knows better."""
@@ -340,7 +340,7 @@ async def test_a_resumed_upload_that_cannot_be_completed_is_given_up(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_that_stays_unclear_is_waited_for_within_the_timeout(
+async def test_an_unclear_completion_is_waited_for(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """Not joined after all, and refused from then on: looked for, then sent anew, once."""
@@ -393,7 +393,7 @@ def by_xet() -> list[Cell]:
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("cell", by_xet(), ids=str)
-async def test_a_fault_of_xets_routes_ends_in_exactly_one_correct_commit(
+async def test_a_fault_of_xet_ends_in_one_correct_commit(
     cell: Cell, tmp_path: Path, config: UploadConfig, faults: FaultLayer, fault_table: FaultTable
 ) -> None:
     """By Xet without a word; or by LFS, which the result says."""

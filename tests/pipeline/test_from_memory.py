@@ -220,7 +220,7 @@ async def test_parts_are_made_again_when_they_do_not_arrive(
     assert (await download(hub, "me/m"))[NAME] == expected(model)
 
 
-async def test_the_next_push_goes_on_with_the_parts_that_are_stored(
+async def test_the_next_push_resumes_after_stored_parts(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, model: Model, recorded: EventRecorder
 ) -> None:
     faults.add("complete", "stall before reading")

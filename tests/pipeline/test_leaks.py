@@ -124,7 +124,7 @@ async def test_a_push_that_is_cancelled_scans_no_further(
 ) -> None:
     loop, begun, ended = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    def endless(files: object, stopped: Callable[[], bool]) -> list[Leak]:
+    def endless(files: object, stopped: Callable[[], bool], read: object) -> list[Leak]:
         loop.call_soon_threadsafe(begun.set)
         while not stopped():
             time.sleep(0.001)
@@ -176,7 +176,7 @@ async def test_the_tokens_beside_the_token_file_are_refused_too(
         await uploader.push_to_hub("me/stored", out)
 
 
-async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
+async def test_a_file_with_only_the_token_is_refused(
     uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "the-token-of-the-environment")
@@ -203,7 +203,7 @@ async def test_a_file_of_nothing_but_the_token_in_use_is_refused(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 1 << 30), strict=st.booleans())
-async def test_prop_nothing_that_is_heard_of_a_push_tells_the_secret(
+async def test_prop_no_output_of_a_push_has_the_secret(
     hub: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int, strict: bool
 ) -> None:
     """Every known form, each with a random secret, in the events, JSON lines, logs and errors."""

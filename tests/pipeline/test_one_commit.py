@@ -95,7 +95,7 @@ async def test_two_processes_pushing_the_same_file_both_land(
     assert content in (b"left 4", b"right 4")
 
 
-async def test_pushes_of_one_session_to_one_branch_land_one_after_another(
+async def test_pushes_to_one_branch_are_committed_in_turn(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -118,7 +118,7 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
     assert {"first.txt", "ours.bin"} <= await files_of(hub, "me/m")
 
 
-async def test_a_refused_commit_is_reported_as_tried_again_where_it_is(
+async def test_a_retried_commit_is_reported_as_such(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     recorded = EventRecorder()
@@ -134,7 +134,7 @@ async def test_a_refused_commit_is_reported_as_tried_again_where_it_is(
     assert result.retries == 1
 
 
-async def test_the_same_change_by_someone_else_needs_no_commit_of_ours(
+async def test_an_equal_change_by_others_needs_no_commit(
     hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -251,7 +251,7 @@ async def test_a_hub_that_hides_descriptions_still_shows_what_landed(
         assert len(await commits_of(hub, "me/m")) == 3
 
 
-async def test_an_answer_that_names_the_old_head_means_nothing_was_committed(
+async def test_an_answer_with_the_old_head_is_no_commit(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -367,7 +367,7 @@ class LandingLate:
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-async def test_a_commit_that_lands_after_the_last_attempt_is_no_failure(
+async def test_a_commit_landing_after_the_last_attempt_succeeds(
     retries: int,
     hub: LocalHub,
     config: UploadConfig,
@@ -385,7 +385,7 @@ async def test_a_commit_that_lands_after_the_last_attempt_is_no_failure(
     assert len(await commits_of(hub, "me/m")) == 3
 
 
-async def test_a_pull_request_that_opens_after_the_last_attempt_is_used(
+async def test_a_late_pull_request_is_used(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "discussions", after=4))
@@ -407,7 +407,7 @@ async def test_a_refused_commit_leaves_no_open_pull_request(
     assert await pull_requests_of(hub, "me/m") == {1: "closed"}
 
 
-async def test_a_pinned_parent_that_has_moved_leaves_no_open_pull_request(
+async def test_a_moved_pinned_parent_leaves_no_pull_request(
     hub: LocalHub, uploader: Uploader
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -509,7 +509,7 @@ async def test_a_push_already_in_its_pull_request_names_files(
     assert await pull_requests_of(hub, "me/m") == {1: "open"}
 
 
-async def test_a_series_brings_the_files_that_someone_else_has_changed_meanwhile(
+async def test_a_series_overwrites_concurrent_changes(
     hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
 ) -> None:
     dev = PushOptions(revision="dev", create_branch=True, max_files_per_commit=1)
@@ -671,7 +671,7 @@ async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Up
 
 
 @pytest.mark.parametrize("lie", ["one file left out", "another oid"])
-async def test_a_commit_that_is_not_what_was_sent_is_found_out(
+async def test_a_commit_unlike_what_was_sent_is_detected(
     lie: str, uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})

@@ -23,7 +23,7 @@ from tests.reading import files_of
 OURS = ".gitattributes"
 
 
-async def test_a_journal_within_the_source_is_left_out_with_a_note(
+async def test_a_journal_in_the_source_is_left_out(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path]
 ) -> None:
     out = write({"weights.bin": os.urandom(100_000), "cache/notes.txt": "the user's own"})
@@ -112,7 +112,7 @@ async def test_what_a_killed_command_leaves_behind_is_left_out(
     assert (await uploader.push_to_hub("me/killed", out)).files_uploaded == ("a.txt",)
 
 
-async def test_a_source_that_is_nothing_else_is_refused_with_the_reason(
+async def test_a_source_of_only_own_files_is_refused(
     uploader: Uploader, config: UploadConfig
 ) -> None:
     journal = Path(config.cache_dir) / "journal"
@@ -164,7 +164,7 @@ def log_to() -> Iterator[Callable[[str, Path], None]]:
 
 
 @pytest.mark.parametrize("name", ["asyncpush", "asyncpush.push", "root"])
-async def test_a_log_of_the_push_within_the_source_is_left_out(
+async def test_the_pushs_log_is_left_out(
     uploader: Uploader,
     write: Callable[..., Path],
     log_to: Callable[[str, Path], None],

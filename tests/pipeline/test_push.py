@@ -370,9 +370,7 @@ async def test_a_pull_request_leaves_the_branch_alone(uploader: Uploader, hub: L
     assert await head_of(hub, "me/m", "refs/pr/1") == result.commit_sha
 
 
-async def test_a_pinned_parent_that_is_not_the_head_is_a_conflict(
-    uploader: Uploader, hub: LocalHub
-) -> None:
+async def test_an_outdated_pinned_parent_is_a_conflict(uploader: Uploader, hub: LocalHub) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     await uploader.push_to_hub("me/m", {"a.txt": b"2"})
     with pytest.raises(CommitConflictError):
@@ -451,9 +449,7 @@ async def test_a_dry_run_on_a_missing_repo_creates_none(
     assert not faults.seen["create"]
 
 
-async def test_wrong_card_metadata_stops_the_push_before_the_repo_is_made(
-    uploader: Uploader, faults: FaultLayer
-) -> None:
+async def test_wrong_card_metadata_creates_no_repo(uploader: Uploader, faults: FaultLayer) -> None:
     with pytest.raises(SourceError, match="metadata"):
         await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: [1\n---\n"})
     assert not faults.seen["create"]
@@ -526,7 +522,7 @@ async def test_receipts_are_committed_by_another_session(
     assert await files_of(hub, "me/m") == {".gitattributes", *MODEL}
 
 
-async def test_the_bytes_that_receipts_carry_are_read_and_hashed_in_threads(
+async def test_bytes_of_receipts_are_hashed_in_threads(
     uploader: Uploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There may be 256 MiB of them: the loop is the user's."""
@@ -930,7 +926,7 @@ async def test_a_remembered_hash_unknown_to_the_hub_is_checked(
 
 
 @pytest.mark.usefixtures("times_that_lie")
-async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
+async def test_constantly_changing_bytes_are_an_error(
     uploader: Uploader,
     config: UploadConfig,
     write: Write,
@@ -960,7 +956,7 @@ async def test_bytes_that_change_unseen_again_and_again_are_said_to_change(
 
 
 @pytest.mark.usefixtures("settled_files")
-async def test_pushes_that_meet_while_hashing_share_no_hash_of_other_bytes(
+async def test_concurrent_pushes_share_no_wrong_hash(
     uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is rewritten, its mtime put back, while the first of them hashes it."""

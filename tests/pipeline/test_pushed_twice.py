@@ -97,7 +97,7 @@ async def test_a_regular_file_under_a_new_lfs_rule_is_unchanged(
     assert third.receipts[1].route == "lfs"
 
 
-async def test_an_lfs_file_that_no_rule_wants_any_more_is_unchanged(
+async def test_an_lfs_file_without_a_rule_is_unchanged(
     uploader: Uploader, write: Callable[..., Path]
 ) -> None:
     source = write({".gitattributes": "*.txt" + RULE})

@@ -203,7 +203,7 @@ async def test_killed_between_store_and_commit_only_the_commit_is_made(
 
 
 @pytest.mark.parametrize("pr", [False, True], ids=["branch", "pull request"])
-async def test_killed_after_the_commit_was_sent_there_is_no_second_one(
+async def test_a_kill_after_the_commit_makes_no_second_one(
     pr: bool, hub: LocalHub, config: UploadConfig, write: Write, tmp_path: Path, gate: Gate
 ) -> None:
     async with Uploader(TOKEN, hub.url, config) as uploader:
@@ -244,7 +244,7 @@ async def test_a_killed_chain_goes_on_with_its_pull_request(
     assert len(await commits_of(hub, "me/m", "refs/pr/1")) == 1 + 3
 
 
-async def test_an_expired_upload_is_opened_anew_and_progress_does_not_fall(
+async def test_progress_does_not_fall_when_an_upload_expires(
     hub: LocalHub,
     config: UploadConfig,
     write: Write,

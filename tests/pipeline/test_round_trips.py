@@ -110,7 +110,7 @@ async def test_after_its_first_calls_a_push_needs_no_new_connection(
     assert {peer for _, peer in seen[beside:]} <= {peer for _, peer in seen[:beside]}
 
 
-async def test_modes_asked_for_beside_the_head_never_make_a_file_unchanged(
+async def test_early_upload_modes_make_no_file_unchanged(
     far_uploader: Uploader, far_hub: LocalHub, round_trips: RoundTrips
 ) -> None:
     """They may be older than the head that the commit is built on: the Hub is asked again."""

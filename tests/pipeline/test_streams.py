@@ -66,9 +66,7 @@ class InStep:
             yield data[start : start + size]
 
 
-async def test_streams_that_wait_for_each_other_go_up_side_by_side(
-    uploader: Uploader, hub: LocalHub
-) -> None:
+async def test_dependent_streams_are_sent_side_by_side(uploader: Uploader, hub: LocalHub) -> None:
     step = InStep(2)
     expected = {"a.bin": NOISE, "b.bin": NOISE[::-1]}
     source = {name: step.pieces(data) for name, data in expected.items()}

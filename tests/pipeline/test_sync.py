@@ -264,7 +264,7 @@ async def test_an_empty_source_deletes_nothing(
     assert await bytes_of(hub) == {"run/a": b"a"}
 
 
-async def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
+async def test_a_dry_run_has_a_plan_and_changes_nothing(
     uploader: Uploader, hub: LocalHub, write: Write, log: BatchLog
 ) -> None:
     dry = SyncOptions(delete=True, dry_run=True)
@@ -470,7 +470,7 @@ async def test_a_sync_that_is_cancelled_says_what_it_has_changed(
     assert "/buckets/me/runs before that, and not verified: 1 file(s) added (run/a)" in note
 
 
-async def test_a_sync_that_is_cancelled_before_anything_has_changed_says_nothing(
+async def test_a_sync_cancelled_before_a_change_has_no_note(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("bucket-paths-info", "answer never sent")

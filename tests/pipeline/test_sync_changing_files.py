@@ -95,7 +95,7 @@ FOLLOWED: dict[Change, bytes | None] = {
 @pytest.mark.parametrize("marker", [False, True], ids=["", "marked"])
 @pytest.mark.parametrize("route", [BEFORE, WHILE])
 @pytest.mark.parametrize("change", FOLLOWED, ids=lambda change: change.__name__)
-async def test_a_small_file_goes_in_as_it_is_after_the_change(
+async def test_a_small_changed_file_is_stored_as_it_is_now(
     change: Change,
     route: str,
     marker: bool,
@@ -319,6 +319,6 @@ async def test_a_watch_continues_after_a_failed_sync(
     assert await held(hub) == {"a.txt": b"a"}
 
 
-async def test_a_watch_of_a_bucket_takes_the_options_of_a_sync(uploader: Uploader) -> None:
+async def test_a_watch_of_a_bucket_takes_sync_options(uploader: Uploader) -> None:
     with pytest.raises(ValueError, match="takes SyncOptions, not PushOptions"):
         uploader.watch(".", RUN, PushOptions())

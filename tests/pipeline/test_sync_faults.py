@@ -126,7 +126,7 @@ async def test_a_passing_fault_ends_in_the_whole_set(
 
 
 @pytest.mark.parametrize("cell", fatal(), ids=str)
-async def test_a_lasting_fault_says_what_is_there_and_leaves_no_marker(
+async def test_a_lasting_fault_leaves_no_marker(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
@@ -228,7 +228,7 @@ async def stale_set(
 
 @pytest.mark.usefixtures("stale_set")
 @pytest.mark.parametrize("cell", survivable_pages(), ids=str)
-async def test_a_passing_fault_between_two_pages_hides_no_file_from_delete(
+async def test_a_transient_page_fault_hides_no_file_from_delete(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,
@@ -244,7 +244,7 @@ async def test_a_passing_fault_between_two_pages_hides_no_file_from_delete(
 
 @pytest.mark.usefixtures("stale_set")
 @pytest.mark.parametrize("cell", fatal_pages(), ids=str)
-async def test_pages_that_do_not_come_leave_the_bucket_as_it_is(
+async def test_missing_pages_leave_the_bucket_unchanged(
     cell: Cell,
     uploader: Uploader,
     hub: LocalHub,

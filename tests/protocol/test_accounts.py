@@ -71,7 +71,7 @@ def test_an_oauth_login_has_no_role(ends: Any, expires_at: float | None) -> None
     assert parse_account(answer(response)) == Account("me", expires_at=expires_at, is_oauth=True)
 
 
-def test_the_first_letters_of_a_token_say_where_it_is_from() -> None:
+def test_the_prefix_of_a_token_gives_its_kind() -> None:
     assert accounts.kind_of_token("hf_oauth_eyJ") == "oauth"
     assert accounts.kind_of_token("hf_jwt_eyJ") == "oidc"
     assert accounts.kind_of_token("hf_abcdef") is None

@@ -107,7 +107,7 @@ PIECES = st.sampled_from(
 @example("https://hub.example:0/", False)
 @example("//evil.example/x", True)
 @example("/\\evil.example/x", True)
-def test_prop_what_looks_like_the_hub_is_where_the_request_goes(text: str, rooted: bool) -> None:
+def test_prop_a_url_shown_as_the_hubs_goes_there(text: str, rooted: bool) -> None:
     """The token is given by our reading of a URL; the request goes by yarl's."""
     url = resolve(f"/{text}" if rooted else text, HUB)
     if not same_origin(url, HUB):
@@ -137,7 +137,7 @@ def test_a_refused_token_is_not_taken_for_a_missing_repo() -> None:
     assert type(error) is AuthError
 
 
-def test_a_missing_lfs_object_is_not_taken_for_a_missing_repo() -> None:
+def test_a_missing_lfs_object_is_no_missing_repo() -> None:
     error = failure(404, b'{"error": "LFS pointer aaaa does not exist"}')
     assert not isinstance(error, RepoNotFoundError)
     assert is_lfs_pointer_missing(error)

@@ -43,7 +43,7 @@ def test_files_are_shown_by_path_and_folders_skipped() -> None:
     }
 
 
-def test_checksums_of_another_kind_are_no_reason_to_refuse_a_listing() -> None:
+def test_unknown_checksums_are_ignored_in_a_listing() -> None:
     """They are shown as they are, and equal no oid of ours."""
     odd = "md5-" + "\x1b" + "a" * 200
     small, large = SMALL | {"oid": odd}, LARGE | {"lfs": {"oid": f"sha256:{SHA256}", "size": 9}}

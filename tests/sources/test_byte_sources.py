@@ -216,9 +216,7 @@ class FailingFile:
         self.readinto = fail
 
 
-def test_a_file_server_that_lost_the_file_means_it_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_lost_by_its_server_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stale(*_: object) -> int:
         raise OSError(errno.ESTALE, "Stale file handle")
 
@@ -267,7 +265,7 @@ def test_small_files_are_read_whole(tmp_path: Path, content: bytes) -> None:
     assert read_all(FileSource.of_bytes("m", content)) == content
 
 
-def test_a_small_file_is_read_whole_even_if_the_file_system_reads_less(
+def test_a_small_file_is_read_whole_despite_short_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = os.read
@@ -277,7 +275,7 @@ def test_a_small_file_is_read_whole_even_if_the_file_system_reads_less(
 
 
 @pytest.mark.parametrize("change", [grow, rewrite, shrink])
-def test_a_small_file_that_changes_while_it_is_read_is_noticed(
+def test_a_small_file_changed_while_read_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
     source, read = file_source(tmp_path / "f"), os.read

@@ -220,7 +220,7 @@ def test_files_on_disk_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_that_took_a_files_place_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_file_is_not_awaited(tmp_path: Path) -> None:
     path = tmp_path / "x"
     os.mkfifo(path)
     content = PathSource(str(path), FileIdentity.of(path.stat()))

@@ -100,7 +100,7 @@ async def test_a_memory_file_is_its_whole_value(collecting: Collect) -> None:
     assert await pushed(collecting, {"a": file}) == {"a": CONTENT}
 
 
-async def test_keys_lie_below_path_in_repo_and_patterns_choose_among_them(
+async def test_keys_are_below_path_in_repo(
     collecting: Collect,
 ) -> None:
     source = {"a.bin": b"1", "logs/a.bin": b"2", "a.txt": b"3", ".git/x": b"4"}
@@ -460,7 +460,7 @@ async def test_a_card_is_a_path(collecting: Collect, tmp_path: Path) -> None:
                      id="not Unicode"),
     ],
 )  # fmt: skip
-async def test_a_card_that_cannot_be_had_is_reported_with_the_rest(
+async def test_an_unreadable_card_is_reported_with_other_problems(
     collecting: Collect,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -500,7 +500,7 @@ async def test_a_card_excuses_a_readme_that_cannot_be_read(
     assert got == {"README.md": b"# New\n"}
 
 
-async def test_a_card_lies_at_the_root_and_leaves_other_readmes_alone(
+async def test_a_card_replaces_only_the_root_readme(
     collecting: Collect,
 ) -> None:
     source = {"README.md": b"of the folder", "readme.md": b"other"}

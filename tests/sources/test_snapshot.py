@@ -39,7 +39,7 @@ def leftovers(parent: Path) -> list[Path]:
     return list(parent.rglob(".asyncpush-snapshots"))
 
 
-def test_a_copy_is_not_touched_by_what_is_written_in_place(write: Write, tmp_path: Path) -> None:
+def test_a_copy_ignores_writes_in_place(write: Write, tmp_path: Path) -> None:
     source = write({"model.bin": b"first", "deep/config.json": b"{}"})
     os.utime(source / "model.bin", ns=(5, 7))
     copy = take(source)

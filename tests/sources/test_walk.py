@@ -60,7 +60,7 @@ def found_at(path: Path) -> PathSource:
     return PathSource(str(path), identity, may_change=True, optional=True)
 
 
-def test_files_come_from_all_depths_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_files_are_ordered_by_path(tmp_path: Path) -> None:
     fill(tmp_path, "b", "a/z", "a/b/c/d/e/f/g/h/i/j", "a-b", "a.b", "a0", "é/ü ñ", "C")
 
     gathered = gather(tmp_path)
@@ -443,6 +443,12 @@ def test_many_notices_of_a_kind_are_counted(tmp_path: Path) -> None:
     ("path", "problem"),
     [
         pytest.param("nowhere", "'{here}/nowhere' does not exist", id="missing"),
+        pytest.param(
+            "hf://me/m",
+            "'{here}/hf:/me/m' does not exist: a source is a local path; `copy` takes what is on"
+            " the Hub",
+            id="an address",
+        ),
         pytest.param("file/below", "'{here}/file/below' does not exist", id="below a file"),
         pytest.param("pipe", "'{here}/pipe' is a named pipe (FIFO), not a file", id="pipe"),
         pytest.param("a\0b", "'{here}/a\\x00b' cannot be a path: embedded null byte", id="NUL"),

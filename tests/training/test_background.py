@@ -127,7 +127,7 @@ def test_an_unrequested_cancellation_fails_its_ticket(
         ticket.result(timeout=30)
 
 
-def test_a_failure_that_nobody_asked_for_is_logged_at_the_end(
+def test_an_unseen_failure_is_logged_at_close(
     bg: BackgroundUploader, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.add("commit", "422")
@@ -480,7 +480,7 @@ def test_open_uploaders_are_closed_at_exit(
     _wait_at_exit()  # nothing is left to wait for
 
 
-def test_ctrl_c_at_the_end_of_the_process_is_no_traceback(
+def test_ctrl_c_at_exit_shows_no_traceback(
     hub: LocalHub, config: UploadConfig, blocker: RequestBlocker, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocker.hold("part", then=lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -534,9 +534,7 @@ def test_exit_waits_up_to_its_limit_and_reports_losses(
     assert committed(hub) == set()
 
 
-def test_ctrl_c_ends_the_wait_at_the_end_of_the_process(
-    hub: LocalHub, blocker: RequestBlocker
-) -> None:
+def test_ctrl_c_ends_the_wait_at_exit(hub: LocalHub, blocker: RequestBlocker) -> None:
     blocker.hold("part")
     with ending_process(hub, None) as process:
         assert process.stderr is not None

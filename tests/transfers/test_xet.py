@@ -309,7 +309,7 @@ async def test_lfs_replaces_an_unreachable_chunk_store(
     assert [event.route for event in recorded.of(FileStored)] == ["lfs", "lfs"]
 
 
-async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
+async def test_an_unreachable_store_does_not_end_the_push(
     config: UploadConfig, tmp_path: Path, write: Write, recorded: EventRecorder
 ) -> None:
     @web.middleware
@@ -328,7 +328,7 @@ async def test_a_store_that_cannot_be_reached_at_all_is_no_end(
     assert recorded.engines == ["xet", "lfs"]
 
 
-def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> None:
+def test_a_remote_hub_cannot_name_a_local_chunk_folder() -> None:
     grant = {"accessToken": "x", "exp": 1 << 40, "casUrl": "local:///loot"}
     session = SimpleNamespace(endpoint="https://hub.example", config=UploadConfig())
     tokens = XetTokens(session, None, None)  # type: ignore[arg-type]
@@ -336,7 +336,7 @@ def test_a_hub_elsewhere_cannot_have_chunks_written_to_this_machines_disk() -> N
         tokens._checked(answer(grant))
 
 
-async def test_a_hub_on_this_machine_may_keep_chunks_in_a_folder(
+async def test_a_local_hub_may_name_a_chunk_folder(
     config: UploadConfig, tmp_path: Path, write: Write
 ) -> None:
     """hf_xet's `local://` store, read back by hf_xet itself."""
@@ -386,7 +386,7 @@ async def test_a_token_that_expires_meanwhile_is_asked_for_again(
 
 
 @pytest.mark.parametrize("route", ["xorb", "shard"])
-async def test_a_write_token_that_the_store_refuses_is_asked_for_again(
+async def test_a_refused_write_token_is_requested_again(
     route: str,
     uploader: Uploader,
     hub: LocalHub,
@@ -482,7 +482,7 @@ async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
             assert any("uploading with LFS instead" in warning for warning in result.warnings)
 
 
-async def test_a_file_that_changes_while_it_is_sent_is_not_committed(
+async def test_a_file_changed_while_sent_is_not_committed(
     uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE, "b.bin": b"\0b"})
@@ -529,7 +529,7 @@ async def test_a_file_that_is_gone_is_named(
 
 
 @pytest.mark.parametrize("stage", ["xet-write-token", "xorb", "shard", "commit"])
-async def test_a_push_is_cancelled_at_once_and_the_next_one_works(
+async def test_a_push_after_a_cancelled_one_works(
     stage: str, uploader: Uploader, faults: FaultLayer, write: Write, hub: LocalHub
 ) -> None:
     source = write({"a.bin": NOISE})
@@ -923,7 +923,19 @@ def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None
     assert xorbs not in settings(large)
 
 
-def test_hf_xet_reports_nothing_to_the_store_unless_the_user_asks(
+@pytest.mark.parametrize(
+    "config",
+    [
+        UploadConfig(max_retries=10**30),
+        UploadConfig(initial_backoff_ms=10**30, max_backoff_ms=10**30),
+    ],
+    ids=["max_retries", "initial_backoff_ms"],
+)
+def test_hf_xet_accepts_the_largest_settings(config: UploadConfig) -> None:
+    hf_xet.XetConfig().with_config(settings(config))
+
+
+def test_hf_xet_sends_no_telemetry_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert settings(UploadConfig())["telemetry.enabled"] is False
@@ -1017,7 +1029,7 @@ async def pieces_of(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + MIB]
 
 
-async def test_a_stream_is_sent_as_it_is_read_and_never_spooled(
+async def test_a_stream_is_never_spooled(
     uploader: Uploader, hub: LocalHub, recorded: EventRecorder, tmp_path: Path
 ) -> None:
     data = NOISE * 3

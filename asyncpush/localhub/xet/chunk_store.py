@@ -1,5 +1,5 @@
-"""Xet's folder: xorbs and shards as clients sent them, and a record of every object that was put
-together from them and found right.
+"""Xet's folder: xorbs and shards as clients sent them, and a record of each object that was rebuilt
+from them and verified.
 
     xorbs/ab/cd/<xorb hash>     chunks, packed
     shards/<sha256>             files, described: a shard says only what a client says

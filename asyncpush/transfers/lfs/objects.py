@@ -254,7 +254,7 @@ class LfsUploader:
     async def _in_rounds(self, sending: Sending) -> None:
         """Retry until an upload succeeds. An attempt ends early when its upload is no longer
         valid."""
-        await self._session.retry_loop().run(
+        await self._session.retry_loop.run(
             partial(self._round, sending),
             sending.events,
             "upload",
@@ -413,7 +413,7 @@ class LfsUploader:
             )
             return checked_etag(sent, part, path)
 
-        etag = await self._session.retry_loop().run(
+        etag = await self._session.retry_loop.run(
             send, sending.events, "part", fields=fields, method="PUT", url=part.url
         )
         sending.events.emit(PartStored(path, part.number, part.size))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import sys
 import threading
@@ -56,6 +55,8 @@ _next_trim = 0.0
 @cache
 def _malloc_trim() -> Any:
     """glibc's `malloc_trim`; None with another C library."""
+    import ctypes  # most pushes do without Xet
+
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 

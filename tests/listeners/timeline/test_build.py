@@ -60,7 +60,7 @@ def test_a_push_of_one_file() -> None:
     assert queued == [0.25, 0.25, 0.25]
 
 
-def test_without_positions_bytes_are_spread_over_the_way_of_their_part() -> None:
+def test_without_positions_bytes_are_spread_over_their_part() -> None:
     script = EventScript()
     script.part("w.bin", 1, 1.0, 4.0, connected=2.0, sent=3.0)
     script.done(5.0)
@@ -198,7 +198,7 @@ def test_a_file_sent_by_a_library_is_one_span() -> None:
     assert timeline.throughput[int(1.5 / width)] == pytest.approx(MB / 2 * width)
 
 
-def test_without_progress_events_a_transfer_counts_when_its_file_is_stored() -> None:
+def test_without_progress_a_stored_file_counts() -> None:
     script = EventScript()
     script.emit(1.0, TransferStarted("x.bin", MB, 1))
     script.emit(3.0, FileStored("x.bin", MB, "xet", bytes_sent=MB // 2))

@@ -110,7 +110,7 @@ def test_prop_no_secret_reaches_what_is_drawn(name: str, secret: str) -> None:
     assert secret.encode() not in trace_events(timeline)
 
 
-def test_a_run_that_failed_says_why_and_any_name_is_drawn() -> None:
+def test_a_failed_run_is_drawn_with_its_reason() -> None:
     name = "$x^{_\\frac</svg>&\x00\x1b[31m\udcff\u202e漢字🤗" + "long" * 50
     svg = draw(leaky(name, "xyz7" * 6))
     assert b"xyz7xyz7" not in svg
