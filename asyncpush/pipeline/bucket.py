@@ -344,18 +344,28 @@ HEAD_START = 0.3
 no memory is needed for two. When the store takes longer, the next groups are read meanwhile."""
 
 
-def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
+SLOW_STORE = 1.0
+"""Seconds that a slow store takes for a group after its files were added. Then fewer, larger groups
+take less time, though more memory."""
+
+
+def groups(
+    files: Sequence[FileSource], *, is_slow: Callable[[], bool] = lambda: False
+) -> Iterable[list[FileSource]]:
     """Groups of files that are uploaded one after the other, two at a time if the store is slow.
 
     What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
     freed. Small files therefore go in groups, which take less memory: eight of them, of 16 MiB each
-    at least, and of 32 MiB and 1,000 files at most. Large files are limited elsewhere."""
+    at least, and of 32 MiB and 1,000 files at most; all of 32 MiB once the store `is_slow`. Large
+    files are limited elsewhere."""
     small = sum(file.size for file in files if file.size <= SMALL_FILE)
     most = min(max(small // GROUPS, SMALLEST_GROUP), LARGEST_GROUP)
     group: list[FileSource] = []
     size = 0
     for file in files:
         more = file.size if file.size <= SMALL_FILE else 0
+        if group and size + more > most and is_slow():
+            most = LARGEST_GROUP
         if group and (len(group) == GROUP_FILES or size + more > most):
             yield group
             group, size = [], 0
@@ -373,9 +383,11 @@ class GroupTurns:
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._head_start = HEAD_START
+        self.slow = False
+        """Whether the store has taken longer than `SLOW_STORE` for a group."""
 
     @contextlib.asynccontextmanager
-    async def taken(self) -> AsyncIterator[Callable[[], object]]:
+    async def taken(self) -> AsyncIterator[Callable[[], None]]:
         """Wait for the turn of a group. The function is to be called when its files are added."""
         await self._turn.acquire()
         holding = True
@@ -392,10 +404,18 @@ class GroupTurns:
                 pass_on()
 
         loop = asyncio.get_running_loop()
+        added: float | None = None
+
+        def on_added() -> None:
+            nonlocal added
+            added = loop.time()
+            loop.call_later(self._head_start, head_start_is_over)
+
         try:
-            yield lambda: loop.call_later(self._head_start, head_start_is_over)
+            yield on_added
         finally:
             pass_on()
+            self.slow = self.slow or (added is not None and loop.time() - added > SLOW_STORE)
 
 
 @dataclass(slots=True)
@@ -432,7 +452,7 @@ class BucketStore:
             if not files:
                 return receipts
             errors = {}
-            await for_each(groups(files), send, width=GROUPS_AT_ONCE)
+            await for_each(groups(files, is_slow=lambda: turns.slow), send, width=GROUPS_AT_ONCE)
             files = [file for file in files if file.path_in_repo in errors]
         for error in errors.values():
             raise error

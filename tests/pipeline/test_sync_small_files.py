@@ -101,6 +101,8 @@ def test_small_files_are_uploaded_in_groups() -> None:
     assert list(map(len, bucket.groups(few))) == [256, 256]  # 16 MiB each
     many = of(*[0] * 2500)
     assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
+    slow = bucket.groups(of(*[64 << 10] * 1024), is_slow=lambda: True)
+    assert list(map(len, slow)) == [512, 512]  # 32 MiB each
     with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
     assert list(map(len, bucket.groups(with_large))) == [8, *[4] * 4]
     assert [file for group in bucket.groups(with_large) for file in group] == with_large
@@ -219,3 +221,9 @@ async def test_groups_get_no_head_start_once_the_store_was_slow(
         async with turns.taken() as on_next_added:  # begins when the head start is over
             on_next_added()
     assert delays == [0.05, 0.05, 0.0]
+    assert not turns.slow
+    monkeypatch.setattr(bucket, "SLOW_STORE", 0.01)
+    async with turns.taken() as on_added:
+        on_added()
+        await asyncio.sleep(0.05)
+    assert turns.slow
