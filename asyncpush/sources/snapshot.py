@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from asyncpush.errors import SourceChangedError, SourceError
 from asyncpush.models import Content, FileIdentity, FileSource, PathSource, Source
@@ -54,19 +55,36 @@ _COPIED_AT_ONCE = 8 << 20
 
 
 def copy_in_memory(source: bytes | Tensors | Mapping[str, Content]) -> Source:
-    """The same source, with all tensors copied that are not copies already. Raises `SourceError`
-    for other values that can change. Blocks."""
-    if isinstance(source, Mapping):
-        copies: dict[str, Content] = {}
-        for path, content in source.items():
-            if not isinstance(content, bytes | Tensors):
-                raise SourceError(
-                    f"a snapshot cannot be taken of {path!r} in a mapping: give bytes or Tensors"
-                    " there, or a folder as the source"
-                )
-            copies[path] = content.copied() if isinstance(content, Tensors) else content
-        return copies
-    return source.copied() if isinstance(source, Tensors) else source
+    """The same source, with everything in memory copied that can still change. Raises `SourceError`
+    for other values that can change, such as files in a mapping. Blocks."""
+    if not isinstance(source, Mapping):
+        whole: bytes | Tensors = _copied(source, source)
+        return whole
+    copies: dict[str, Content] = {}
+    for path, content in source.items():
+        copy = _copied(content)
+        if copy is None:
+            raise SourceError(
+                f"a snapshot cannot be taken of {path!r} in a mapping: give bytes or Tensors"
+                " there, or a folder as the source"
+            )
+        copies[path] = copy
+    return copies
+
+
+def _copied(content: Any, other: Any = None) -> Any:
+    """Bytes or tensors that nobody else can change; `other` for what is neither."""
+    match content:
+        case Tensors():
+            return content.copied()
+        case bytes():
+            return content
+        case bytearray() | memoryview():
+            return bytes(content)
+        case io.BytesIO() if not content.closed:
+            return content.getvalue()
+        case _:
+            return other
 
 
 class SnapshotStoppedError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -277,3 +278,20 @@ def test_the_report_of_nothing_says_so() -> None:
 async def test_wrong_settings_are_refused(wrong: dict[str, Any], uploader: Uploader) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         CheckpointPusher(uploader, "me/m", **wrong)
+
+
+async def test_a_snapshot_copies_whatever_in_memory_can_still_change(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    array, file = bytearray(b"old"), io.BytesIO(b"old")
+    whole: Any = array
+    parts: Any = {"array": array, "view": memoryview(array), "file": file, "bytes": b"old"}
+    options = PushOptions(path_in_repo="whole")
+    async with CheckpointPusher(uploader, "me/m", policy="all", snapshot=True) as pusher:
+        await pusher.push(whole, options)
+        await pusher.push(parts)
+        array[:] = file.getbuffer()[:] = b"new"
+        report = await pusher.flush()
+    assert str(report) == "2 pushed"
+    found = await download(hub, "me/m")
+    assert {found[name] for name in ("whole", *parts)} == {b"old"}

@@ -923,6 +923,18 @@ def test_memory_is_what_max_memory_buys(monkeypatch: pytest.MonkeyPatch) -> None
     assert xorbs not in settings(large)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        UploadConfig(max_retries=10**30),
+        UploadConfig(initial_backoff_ms=10**30, max_backoff_ms=10**30),
+    ],
+    ids=["max_retries", "initial_backoff_ms"],
+)
+def test_hf_xet_accepts_the_largest_settings(config: UploadConfig) -> None:
+    hf_xet.XetConfig().with_config(settings(config))
+
+
 def test_hf_xet_sends_no_telemetry_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

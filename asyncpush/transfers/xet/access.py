@@ -181,15 +181,20 @@ def settings(config: UploadConfig) -> dict[str, Any]:
         "client.ac_initial_upload_concurrency": min(2, config.max_concurrent_parts),
         # Remember each xorb that was sent, so that after a killed push it is not sent again.
         "data.session_xorb_metadata_flush_max_count": 1,
-        "client.retry_max_attempts": max(1, config.max_retries),
-        "client.retry_base_delay": f"{max(1, round(config.initial_backoff_ms))}ms",
+        "client.retry_max_attempts": _bounded(config.max_retries),
+        "client.retry_base_delay": f"{_bounded(config.initial_backoff_ms)}ms",
         # Report sent bytes in pieces so small that a slow connection does not look like a stall.
         "client.upload_reporting_block_size": REPORTED_BYTES,
-        "client.connect_timeout": f"{max(1, round(config.connect_timeout * 1000))}ms",
+        "client.connect_timeout": f"{_bounded(config.connect_timeout * 1000)}ms",
         # Turn off telemetry to the store: a commit waits for it, and nobody agreed to it.
         "telemetry.enabled": False,
     }
     return {name: value for name, value in wanted.items() if not _set_by_user(name)}
+
+
+def _bounded(value: float) -> int:
+    """A whole number that hf_xet accepts; as milliseconds, the largest one is 24 days."""
+    return min(max(1, round(value)), 2**31 - 1)
 
 
 def _set_by_user(name: str) -> bool:
