@@ -46,6 +46,8 @@ _CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A, 0x0D
 
 def printable(text: str) -> str:
     """The text without control characters: what a server sends must not control a terminal."""
+    if text.isascii() and text.isprintable():
+        return text
     return text.translate(_CONTROLS)
 
 

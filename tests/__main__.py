@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,11 +42,6 @@ STEPS = {
 }
 
 
-ROOM = 4 << 30
-"""Bytes that a file system in memory must have free to be used: no test that is run here needs a
-quarter of it."""
-
-
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
@@ -68,21 +62,9 @@ def install_missing_programs() -> None:
     subprocess.run(install, check=True, env=quiet, stdout=subprocess.DEVNULL)
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Where tests write. They make real git repositories and sync real journals, thousands of them:
-    in memory, where the machine has such a place, that takes a fifth of the time."""
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free >= ROOM
-    with tempfile.TemporaryDirectory(dir=memory if roomy else None) as folder:
-        yield Path(folder) / "tests"
-
-
 def main() -> int:
     install_missing_programs()
-    with scratch() as folder:
-        STEPS["pytest"].append(f"--basetemp={folder}")
-        return run_steps()
+    return run_steps()
 
 
 @contextmanager

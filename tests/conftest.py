@@ -22,6 +22,7 @@ from tests import timeouts
 from tests.fault_table import FaultReport, FaultTable
 from tests.faults import FaultLayer
 from tests.request_blocker import RequestBlocker
+from tests.scratch import in_memory
 
 # A loaded machine is no failure.
 settings.register_profile("asyncpush", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_REPORT] = FaultReport()
+    memory = in_memory()
+    if memory is not None and "not big" in config.option.markexpr:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)  # read when `tmp_path` is first used
     if not config.pluginmanager.has_plugin(timeouts.__name__):
         config.pluginmanager.register(timeouts, timeouts.__name__)
 

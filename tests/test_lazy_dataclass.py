@@ -6,9 +6,11 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -178,3 +180,15 @@ print(init())
 """
     done = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["_LazyInit", "function"]
+
+
+def test_no_other_data_classes_are_imported_with_the_library() -> None:
+    """Only the embedded Hub, which runs for long, has those of the standard decorator."""
+    root = Path(lazy_dataclass.__file__).parent
+    users = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"^from dataclasses import .*\bdataclass\b", path.read_text(), re.MULTILINE)
+        and not path.is_relative_to(root / "localhub")
+    }
+    assert users == set()

@@ -78,16 +78,19 @@ _DONE = {
 
 
 class LogListener:
-    """Writes events to `asyncpush.*` loggers. If no logger is enabled for an event, it costs only a
-    level check."""
+    """Writes events to `asyncpush.*` loggers. Each push has one. Whether a logger is enabled for a
+    kind of event is looked up when the push emits the first of that kind."""
 
-    @property
-    def wants_headers(self) -> bool:
-        return _http.isEnabledFor(logging.DEBUG)
+    def __init__(self) -> None:
+        self.wants_headers: bool = _http.isEnabledFor(logging.DEBUG)
 
     @property
     def wants_events(self) -> Collection[type[Event]]:
-        return _PLACES.keys()
+        return [
+            kind
+            for kind, (log, level) in _PLACES.items()
+            if log.isEnabledFor(logging.WARNING if kind is RequestFailed else level)
+        ]
 
     def on_event(self, record: Record) -> None:
         event = record.event

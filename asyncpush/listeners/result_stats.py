@@ -138,7 +138,9 @@ class ActivityTally:
 
     def _spent(self, kind: str, start: float, end: float) -> None:
         if end > start:
-            slices = self._busy.setdefault(kind, TimeBins(SLICES))
+            slices = self._busy.get(kind)
+            if slices is None:
+                slices = self._busy[kind] = TimeBins(SLICES)
             slices.spread(start, end, end - start)
 
 

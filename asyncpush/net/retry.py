@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass as mutable_dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -180,7 +179,7 @@ class TryAgainError(HubError):
         self.final = final
 
 
-@mutable_dataclass(slots=True)
+@dataclass(slots=True)
 class _Failures:
     """How often one request has failed."""
 

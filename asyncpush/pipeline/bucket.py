@@ -10,7 +10,8 @@ bucket itself is checked."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 
@@ -338,9 +339,13 @@ SMALLEST_GROUP, LARGEST_GROUP = 16 * MIB, 32 * MIB
 GROUP_FILES = 1000
 GROUPS_AT_ONCE = 2
 
+HEAD_START = 0.3
+"""Seconds that a group has to itself after its files were added. A quick store has it by then, and
+no memory is needed for two. When the store takes longer, the next groups are read meanwhile."""
+
 
 def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
-    """Groups of files that are uploaded one after the other, two at a time.
+    """Groups of files that are uploaded one after the other, two at a time if the store is slow.
 
     What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
     freed. Small files therefore go in groups, which take less memory: eight of them, of 16 MiB each
@@ -358,6 +363,39 @@ def groups(files: Sequence[FileSource]) -> Iterable[list[FileSource]]:
         size += more
     if group:
         yield group
+
+
+class GroupTurns:
+    """Lets one group after the other begin: each when the one before has ended, or its head start
+    is over. The first one that needs longer shows that the store is slow, and those after it get no
+    head start."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._head_start = HEAD_START
+
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[Callable[[], object]]:
+        """Wait for the turn of a group. The function is to be called when its files are added."""
+        await self._turn.acquire()
+        holding = True
+
+        def pass_on() -> None:
+            nonlocal holding
+            if holding:
+                holding = False
+                self._turn.release()
+
+        def head_start_is_over() -> None:
+            if holding:
+                self._head_start = 0.0
+                pass_on()
+
+        loop = asyncio.get_running_loop()
+        try:
+            yield lambda: loop.call_later(self._head_start, head_start_is_over)
+        finally:
+            pass_on()
 
 
 @dataclass(slots=True)
@@ -382,9 +420,11 @@ class BucketStore:
         that changed and cannot be followed."""
         receipts = await self.send((), collected.streams) if collected.streams else []
         errors: dict[str, SourceChangedError] = {}
+        turns = GroupTurns()
 
         async def send(group: Sequence[FileSource]) -> None:
-            receipts.extend(await self.send(group, changed=errors))
+            async with turns.taken() as on_added:
+                receipts.extend(await self.send(group, changed=errors, on_added=on_added))
 
         for _ in range(1 + COLLECTED_AGAIN):
             if errors:
@@ -404,9 +444,11 @@ class BucketStore:
         streams: Sequence[OpenStream] = (),
         *,
         changed: dict[str, SourceChangedError] | None = None,
+        on_added: Callable[[], object] = lambda: None,
     ) -> list[Receipt]:
         """Receipts of all of them, once the store has them. With `changed`, followed files
-        that have changed are put there, by path, and have no receipt."""
+        that have changed are put there, by path, and have no receipt. `on_added` is called when
+        nothing is left to do but wait for the store."""
         ctx = self.ctx
         transfers = ctx.transfers.for_buckets
         upload: BucketUpload | None = None
@@ -429,6 +471,7 @@ class BucketStore:
             await for_each(together, add, width=ADDED_AT_ONCE)
             # All at once: one producer may write them in turn.
             await for_each(streams, add_stream, width=len(streams))
+            on_added()
             receipts = list(await upload.finish(changed=changed))
         except SourceChangedError as exc:
             if changed is None or not any(file.may_change for file in files):

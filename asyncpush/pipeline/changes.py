@@ -76,6 +76,8 @@ async def deletions(
 def in_order(additions: Sequence[Change], deleted: Sequence[Delete]) -> list[Change]:
     """All changes in order. Deletions that an addition depends on come first: of a file where a
     folder is needed, or of the files in a folder where a file is needed."""
+    if not deleted:
+        return list(additions)
     added = {change.path for change in additions}
     above = {folder for path in added for folder in folders_above(path)}
 

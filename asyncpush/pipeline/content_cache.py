@@ -1,14 +1,14 @@
 """The bytes of a push's small files, read once: for the search for credentials, for preupload, and
 for the commit.
 
-Kept bytes are used only while the file on disk looks as it did when it was collected: `stat` is
-asked each time. Files that there is no memory for are read again each time."""
+Kept bytes are committed only if the file still looks as it did when it was collected. Files that
+there is no memory for are read again each time."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, PathSource
 from asyncpush.options import KIB
 from asyncpush.protocol.commits import SAMPLE_SIZE, AddInline
@@ -55,12 +55,6 @@ class _Kept:
     oid: str | None = None
     """The git blob hash, once it was needed."""
 
-    def is_of(self, file: FileSource) -> bool:
-        """Whether these are the bytes of this source, and its file still looks as it did when it
-        was collected."""
-        content = file.content
-        return self.file is file and isinstance(content, PathSource) and is_there(content)
-
 
 class ContentCache:
     """The small files of one push. All methods may be called in threads; those that read a file
@@ -99,8 +93,10 @@ class ContentCache:
         """The bytes to commit. Raises `SourceChangedError` when the file has no bytes any more that
         have the hash which the commit names."""
         kept = self._kept.get(file.path_in_repo)
-        if kept is not None and kept.oid == change.oid and kept.is_of(file):
-            return kept.data
+        if kept is not None and kept.file is file and kept.oid == change.oid:
+            content = file.content
+            if isinstance(content, PathSource) and is_there(content):
+                return kept.data
         return checked_content(change.path, change.oid, read_again(file))
 
     def drop(self, file: FileSource) -> None:
@@ -116,7 +112,7 @@ class ContentCache:
         """The file's bytes, kept from now on if there is memory. None if there is not, or if they
         are not those of a small file on disk."""
         kept = self._kept.get(file.path_in_repo)
-        if kept is not None and kept.is_of(file):
+        if kept is not None and kept.file is file:
             return kept
         if not isinstance(file.content, PathSource) or file.size > LARGEST_KEPT:
             return None

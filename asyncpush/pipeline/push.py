@@ -370,10 +370,10 @@ class PushRun:
 
         def changes() -> tuple[list[Change], list[Change]]:
             receipts = stored.receipts.values()
-            return (
-                in_order(additions(receipts), deleted),
-                in_order(additions(receipts, unchanged=True), deleted),
-            )
+            changes = in_order(additions(receipts), deleted)
+            if not any(receipt.unchanged for receipt in receipts):
+                return changes, changes
+            return changes, in_order(additions(receipts, unchanged=True), deleted)
 
         return await in_thread(self._ctx.threads, changes)
 

@@ -198,6 +198,7 @@ OID_LIMIT = 100
 """Characters of an oid that are kept: enough for a sha256 with its algorithm as a prefix."""
 
 _XET_HASH = re.compile("[0-9a-f]{64}")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\-~/]*")
 _NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
 
 
@@ -225,9 +226,10 @@ class RemoteFile:
 
 
 def _quoted(path: str) -> str:
-    """A path as the value of a form. `quote_plus` is slow where it has to quote anything, and
-    nearly every path has a slash."""
-    return quote_plus(path, safe="/").replace("/", "%2F")
+    """A path as the value of a form. `quote_plus` is slow, and few paths need it for more than
+    their slashes."""
+    plain = path if _PLAIN_PATH.fullmatch(path) else quote_plus(path, safe="/")
+    return plain.replace("/", "%2F")
 
 
 def paths_info_request(repo: Repo, revision: str, paths: Sequence[str]) -> HubRequest:

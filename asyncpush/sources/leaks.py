@@ -87,20 +87,20 @@ class HubTokens:
 
     def kept_in(self, files: Iterable[FileSource]) -> list[Leak]:
         """Those of `files` that store such a token, or that contain one and nothing else."""
+        # Few files are read: only those of a fitting size.
+        sizes = {len(text) + more for text in self.texts for more in range(_LINE_BREAKS + 1)}
         return [
             Leak(file.path_in_repo, "a Hub token that is in use", certain=True)
             for file in files
-            if self._is_kept_in(file)
+            if self._is_stored_as(file)
+            or (file.size in sizes and _content(file).strip() in self.texts)
         ]
 
-    def _is_kept_in(self, file: FileSource) -> bool:
-        match file.content:
-            case PathSource(identity=identity) if (identity.device, identity.inode) in self.files:
-                return True
-        # Few files are read: only those of a fitting size.
-        if not any(0 <= file.size - len(text) <= _LINE_BREAKS for text in self.texts):
+    def _is_stored_as(self, file: FileSource) -> bool:
+        content = file.content
+        if not self.files or not isinstance(content, PathSource):
             return False
-        return _content(file).strip() in self.texts
+        return (content.identity.device, content.identity.inode) in self.files
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,7 @@ def _as_text(content: bytes) -> bytes:
     """The text as UTF-8; empty for a binary file."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # as some editors on Windows write it
         return content.decode("utf-16", "replace").encode()
-    return b"" if b"\0" in content[:_BINARY_BY_NUL] else content
+    return content if content.find(b"\0", 0, _BINARY_BY_NUL) < 0 else b""
 
 
 def _found(content: bytes) -> Iterator[tuple[str, int]]:

@@ -15,6 +15,7 @@ from asyncpush.journal import Journal, OpenUpload, PendingCommit
 from asyncpush.models import FileIdentity
 from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import DAY, HOUR, make_upload
+from tests.scratch import in_memory
 
 PATHS = st.sampled_from(["/a", "/b", "/ü\udcff"])
 SIZES = st.integers(0, 2)
@@ -29,7 +30,7 @@ PARTS = st.integers(1, 4)
 class JournalModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp(dir=_memory()))
+        self.directory = Path(tempfile.mkdtemp(dir=in_memory()))
         self.clock = FakeClock(NOW)
         self.journals = [Journal.open(self.directory, clock=self.clock) for _ in range(2)]
         self.current = 0
@@ -169,11 +170,6 @@ class JournalModel(RuleBasedStateMachine):
         if upload is None or upload.started_at > self.clock.now + 5:
             return None
         return upload if upload.expires_at >= self.clock.now + 60 else None
-
-
-def _memory() -> str | None:
-    """A folder in memory where there is one: what is tested here is not the disk."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 JournalModel.TestCase.settings = settings(

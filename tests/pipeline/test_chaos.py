@@ -7,7 +7,6 @@ anything else. `--chaos N` tries N schedules instead of 200.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -141,11 +140,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with tempfile.TemporaryDirectory() as root:
-        world = World(Path(root))
-        yield world
-        world.close()
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("chaos"))
+    yield world
+    world.close()
 
 
 @pytest.mark.parametrize("share", range(1, SHARES + 1))

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -129,3 +130,92 @@ async def test_a_group_that_fails_shows_nothing(
     assert await bytes_of(hub) == {}
     faults.rules.clear()
     assert len((await uploader.sync(files, RUN)).files_uploaded) == 60
+
+
+@dataclass
+class OpenUploads:
+    """How many uploads are open at the same time."""
+
+    now: int = 0
+    most: int = 0
+
+    def count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        open_upload, finish = engine.XetEngine.open, engine.XetUpload.finish
+
+        async def counted_open(self_: Any, *args: Any, **options: Any) -> Any:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            return await open_upload(self_, *args, **options)
+
+        async def counted_finish(self_: Any, **options: Any) -> Any:
+            try:
+                return await finish(self_, **options)
+            finally:
+                self.now -= 1
+
+        monkeypatch.setattr(engine.XetEngine, "open", counted_open)
+        monkeypatch.setattr(engine.XetUpload, "finish", counted_finish)
+
+
+@pytest.mark.parametrize(("head_start", "most"), [(60.0, 1), (0.05, bucket.GROUPS_AT_ONCE)])
+async def test_the_next_group_begins_when_the_store_has_the_last_one_or_is_slow(
+    uploader: Uploader,
+    hub: LocalHub,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    head_start: float,
+    most: int,
+) -> None:
+    """A quick store gets one group at a time, which takes least memory."""
+    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    monkeypatch.setattr(bucket, "HEAD_START", head_start)
+    faults.add("xorb", "answered after 0.5 s", times=99)
+    open_uploads = OpenUploads()
+    open_uploads.count(monkeypatch)
+    files = {f"{number}": bytes([number]) * 100 for number in range(60)}
+    result = await uploader.sync(files, RUN)
+    assert len(result.files_uploaded) == 60
+    assert open_uploads.most == most
+    assert open_uploads.now == 0
+
+
+async def test_a_sync_makes_few_calls_for_many_files(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    """What grows with the number of files is hf_xet's question about each one's first chunk."""
+    files = {f"{number}": f"small {number}".encode() for number in range(300)}
+    await uploader.sync(files, RUN)
+    assert faults.seen.pop("chunk") <= 300
+    faults.seen.pop("newer-xet", None)  # hf_xet asks for versions of the API
+    assert faults.seen == {
+        "bucket": 1,
+        "bucket-create": 1,
+        "bucket-xet-write-token": 1,
+        "xorb": 1,
+        "shard": 1,
+        "bucket-batch": 1,
+        "bucket-paths-info": 2,  # before, and to verify what the batch has changed
+    }
+
+
+async def test_groups_get_no_head_start_once_the_store_was_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bucket, "HEAD_START", 0.05)
+    turns = bucket.GroupTurns()
+    delays: list[float] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def noted(delay: float, action: Any, *arguments: Any) -> asyncio.TimerHandle:
+        delays.append(delay)
+        return call_later(delay, action, *arguments)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    async with turns.taken() as on_added:  # the store has it at once
+        on_added()
+    async with turns.taken() as on_added:
+        on_added()
+        async with turns.taken() as on_next_added:  # begins when the head start is over
+            on_next_added()
+    assert delays == [0.05, 0.05, 0.0]
