@@ -228,6 +228,10 @@ class CheckpointPusher:
         if self._in_bucket is not isinstance(options, SyncOptions):
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{self.repo_id} takes {wanted}, not {type(options).__name__}")
+        if options.dry_run:
+            raise ValueError(
+                "dry_run does not go with checkpoints: none would be pushed, and older ones removed"
+            )
         if isinstance(options, SyncOptions):
             return replace(options, complete_marker=True, renew_marker=True, delete=True)
         return replace(options, whole=True)
