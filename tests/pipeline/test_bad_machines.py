@@ -215,19 +215,20 @@ class HungDisk:
             self._opened[str(path)] += 1
             if self._opened[str(path)] >= self._nth:
                 self.hung += 1
-                if self.hung >= WIDTH or self._nth <= 2:
+                if self.hung == WIDTH or self._nth == 1:
                     self._loop.call_soon_threadsafe(self.threads_hang.set)
                 assert self._released.wait(60)
         return self._really(path, *args, **kwargs)
 
 
-@pytest.mark.parametrize("nth", [1, 2, 3], ids=["looked at", "hashed", "sent"])
+@pytest.mark.parametrize("nth", [1, 3], ids=["looked at", "hashed"])
 async def test_beside_a_push_whose_disk_hangs_another_goes_on(
     nth: int, uploader: Uploader, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And when it is cancelled, what it waits for is opened, and nothing after that."""
     rng = random.Random(nth)
-    size = 2000 if nth == 1 else SHORT + 1  # smaller files are opened once
+    # Small files are opened once. Others are searched for credentials first, and then looked at.
+    size = 2000 if nth == 1 else SHORT + 1
     slow = write({f"{number}.bin": rng.randbytes(size) for number in range(60)}, "slow")
     other = write({"model.bin": rng.randbytes(3 * PART_SIZE), "a.bin": b"\0a"}, "other")
     # In a repo that exists each file is opened once to be looked at, beside the first call.
