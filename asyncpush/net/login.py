@@ -35,6 +35,7 @@ from asyncpush.protocol.accounts import (
     exchange_token_request,
     id_token_request,
     is_token_answer,
+    kind_of_token,
     parse_id_token,
     parse_token,
     refresh_token_request,
@@ -138,6 +139,9 @@ class Login:
         and the failure is logged as a warning.
         """
         login = find_login(token, path)
+        if login is None and kind_of_token(token) == "oauth":
+            token = await self._read_again(token, path)
+            login = find_login(token, path)
         if login is None:
             return Credential(token, str(path), renewable=True)
         forced = token == refused and not self._is_new(token)
@@ -154,6 +158,14 @@ class Login:
             logger.warning("the login %r could not be renewed in time: %s", login.name, reason)
             again = self._clock() + RECHECK_AFTER
             return Credential(token, str(path), again, login.expires_at, renewable=True)
+
+    async def _read_again(self, token: str, path: Path) -> str:
+        """The token in the file once no process holds the lock: who renews a login writes the
+        logins first, and then the token."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            async with self._locked(stored_path(path)):
+                return _read_token(path) or token
+        return token
 
     async def _renew(self, known: StoredLogin, path: Path, *, retry: bool) -> Credential:
         async with self._locked(stored_path(path)):
@@ -304,6 +316,10 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 def stored_path(token_path: Path) -> Path:
     """Where `hf auth login` keeps its logins."""
     return token_path.with_name("stored_tokens")
+
+
+def _read_token(path: Path) -> str:
+    return path.read_text().strip()
 
 
 def find_login(token: str, token_path: Path) -> StoredLogin | None:

@@ -354,6 +354,39 @@ async def test_what_another_process_stored_meanwhile_is_taken(
     assert found[0].token == "hf_newer"
 
 
+async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
+    hub: LocalHub, home: Path
+) -> None:
+    """It has stored the renewed login, but not yet its token."""
+    write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
+    (home / "token").write_text("hf_oauth_older")
+    waiting = anyio.Event()
+
+    async def ask(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("nothing is to be asked")
+
+    async def sleep(seconds: float) -> None:
+        waiting.set()
+        await anyio.lowlevel.checkpoint()
+
+    found: list[Credential] = []
+
+    async def read() -> None:
+        found.append(
+            await Login(ask, hub.url, sleep=sleep).stored("hf_oauth_older", home / "token")
+        )
+
+    with (home / "stored_tokens.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await waiting.wait()
+            (home / "token").write_text("hf_oauth_newer")
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    assert found[0].token == "hf_oauth_newer"
+
+
 async def test_a_login_that_has_ended_says_log_in_again(
     hub: LocalHub,
     home: Path,
