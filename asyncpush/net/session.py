@@ -205,9 +205,8 @@ class HubSession:
         own = urls.same_origin(this.url, self.endpoint)
         asked = self._clock()
         async with self._api_calls if this.request.queued else nullcontext():
-            if (
-                own and not self.pacer.is_open
-            ):  # inside the block: limits may have been announced while the request was queued
+            # Looked at here: limits may have been announced while the request was queued.
+            if own and not self.pacer.is_open:
                 await self.pacer.wait(
                     lambda seconds: this.events.emit(Waiting(seconds, "rate limit of the Hub"))
                 )
@@ -310,7 +309,7 @@ class HubSession:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """The request, by the proxy if there is one."""
         arguments = arguments if self._direct else self._proxies.through(url, arguments)
-        if "Content-Type" not in arguments.get("headers", ()):
+        if "Content-Type" not in arguments.get("headers", ()):  # else aiohttp would guess one
             arguments = {**arguments, "skip_auto_headers": ("Content-Type",)}
         target = URL(url, encoded=True)
         return self.http.request(method, target, allow_redirects=False, **arguments)
