@@ -323,12 +323,13 @@ async def test_two_processes_at_once_renew_a_login_once(
     assert [process.returncode for process in processes] == [0, 0, 0]
 
 
-async def test_what_another_process_stored_meanwhile_is_taken(
-    hub: LocalHub, home: Path, tokens: TokenRequests, config: UploadConfig
-) -> None:
-    """It holds the lock while we come, and has renewed the login when it lets go."""
-    write_login(home, TOKEN, "refresh-0", time.time() + HOUR)
+async def read_beside_another_process(
+    hub: LocalHub, home: Path, token: str, write: Callable[[], object]
+) -> str:
+    """The token that is found in place of `token`. Another process holds the lock when it is looked
+    for, and calls `write` before it lets go."""
     waiting = anyio.Event()
+    found: list[Credential] = []
 
     async def ask(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("nothing is to be asked")
@@ -337,21 +338,27 @@ async def test_what_another_process_stored_meanwhile_is_taken(
         waiting.set()
         await anyio.lowlevel.checkpoint()
 
-    found: list[Credential] = []
-
-    async def renew() -> None:
-        renewing = Login(ask, hub.url, sleep=sleep)
-        found.append(await renewing.stored(TOKEN, home / "token"))
+    async def read() -> None:
+        login = Login(ask, hub.url, sleep=sleep)
+        found.append(await login.stored(token, home / "token"))
 
     with (home / "stored_tokens.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         async with anyio.create_task_group() as group:
-            group.start_soon(renew)
+            group.start_soon(read)
             await waiting.wait()
-            write_login(home, "hf_newer", "r", time.time() + 9 * DAY)
+            write()
             fcntl.flock(lock, fcntl.LOCK_UN)
+    return found[0].token
 
-    assert found[0].token == "hf_newer"
+
+async def test_what_another_process_stored_meanwhile_is_taken(hub: LocalHub, home: Path) -> None:
+    write_login(home, TOKEN, "refresh-0", time.time() + HOUR)
+
+    def renew() -> None:
+        write_login(home, "hf_newer", "r", time.time() + 9 * DAY)
+
+    assert await read_beside_another_process(hub, home, TOKEN, renew) == "hf_newer"
 
 
 async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
@@ -359,32 +366,13 @@ async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
 ) -> None:
     """It has stored the renewed login, but not yet its token."""
     write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
-    (home / "token").write_text("hf_oauth_older")
-    waiting = anyio.Event()
+    path = home / "token"
+    path.write_text("hf_oauth_older")
 
-    async def ask(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("nothing is to be asked")
+    def write() -> None:
+        path.write_text("hf_oauth_newer")
 
-    async def sleep(seconds: float) -> None:
-        waiting.set()
-        await anyio.lowlevel.checkpoint()
-
-    found: list[Credential] = []
-
-    async def read() -> None:
-        found.append(
-            await Login(ask, hub.url, sleep=sleep).stored("hf_oauth_older", home / "token")
-        )
-
-    with (home / "stored_tokens.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        async with anyio.create_task_group() as group:
-            group.start_soon(read)
-            await waiting.wait()
-            (home / "token").write_text("hf_oauth_newer")
-            fcntl.flock(lock, fcntl.LOCK_UN)
-
-    assert found[0].token == "hf_oauth_newer"
+    assert await read_beside_another_process(hub, home, "hf_oauth_older", write) == "hf_oauth_newer"
 
 
 async def test_a_login_that_has_ended_says_log_in_again(
