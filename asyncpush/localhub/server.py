@@ -1,20 +1,12 @@
-"""The hub as a server: routes by name, errors as the Hub's JSON, and packing of repos while no
-requests come in. It listens in the caller's event loop, or in a thread with a loop of its own.
-
-Each commit leaves a few small files behind. git's own `gc` packs them beside readers and writers,
-and a kill in the middle loses nothing: objects are removed only once a synced pack has them. Two
-things are left alone: refs, which the hub writes without git's locks, and for two weeks objects
-that no ref leads to, such as the files of a commit that is being made."""
+"""The hub as a server: its routes, errors as the Hub's JSON, and a port, in the caller's event loop
+or in a thread with a loop of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import re
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
@@ -42,6 +34,7 @@ from asyncpush.localhub.auth import (
 from asyncpush.localhub.blobs import DEFAULT_PART_SIZE, BlobStore, Signer
 from asyncpush.localhub.blobs.disk import DiskStore
 from asyncpush.localhub.faults import Fault, Faults
+from asyncpush.localhub.packing import keep_packed
 from asyncpush.localhub.routes import (
     bucket_api,
     commit_request,
@@ -56,8 +49,7 @@ from asyncpush.localhub.routes import (
 )
 from asyncpush.localhub.routes.tokens import TrustedPublishers
 from asyncpush.localhub.state import STATE, HubState, state_of
-from asyncpush.localhub.store.gitrepo import is_installed, start_gc
-from asyncpush.localhub.store.names import RepoId, is_name
+from asyncpush.localhub.store.names import is_name
 from asyncpush.localhub.store.repo_folders import Repos
 from asyncpush.localhub.web import (
     LOGGER,
@@ -192,53 +184,6 @@ async def _lfs_access(request: web.Request, operation: lfs_server.Operation) -> 
         await state.contributable(request)  # It may be a request to open a pull request.
 
 
-MAX_LOOSE = 500
-"""Loose objects that a repo may have: about as many as a hundred commits leave."""
-
-QUIET = 5.0
-"""Seconds without a request before anything is packed."""
-
-
-async def keep_packed(state: HubState) -> None:
-    """Runs beside the hub until it is cancelled; a `gc` that runs at that moment is ended and
-    cleans up."""
-    if not is_installed():
-        return
-    while True:
-        await state.activity.changed.wait()
-        while (rest := QUIET - state.activity.quiet_for()) > 0:  # noqa: ASYNC110  # no event tells
-            await asyncio.sleep(rest)
-        for repo in state.activity.take_changed():
-            await _pack(state, repo)
-
-
-async def _pack(state: HubState, repo: RepoId) -> None:
-    path = state.repos.path(repo)
-    if await state.run(count_loose, path) <= MAX_LOOSE:
-        return
-    began = time.monotonic()
-    process = await start_gc(path)
-    try:
-        await process.wait()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
-    if process.returncode:
-        logger.warning("git gc of %s failed (%s)", repo.full_name, process.returncode)
-    else:
-        logger.info("packed %s in %.1f s", repo.full_name, time.monotonic() - began)
-
-
-def count_loose(path: Path) -> int:
-    count = 0
-    for digits in (f"{number:02x}" for number in range(256)):
-        with contextlib.suppress(FileNotFoundError):
-            count += len(os.listdir(path / "objects" / digits))
-    return count
-
-
 # A commit in progress may finish; a download in progress is cut.
 SHUTDOWN_SECONDS = 5.0
 # Room for a path of 2,048 bytes, percent-quoted, in the request line.
@@ -361,7 +306,7 @@ class LocalHub:
             await state.run(state.repos.prepare)
             await state.blobs.start()
             stack.push_async_callback(state.blobs.close)
-            packing = asyncio.create_task(keep_packed(state))
+            packing = asyncio.create_task(keep_packed(state.activity, state.repos, state.run))
             stack.push_async_callback(_cancelled, packing)
             await self._listen(state, stack)
             stack.push_async_callback(self.faults.release)

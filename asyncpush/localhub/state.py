@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,6 +14,7 @@ from aiohttp import web
 
 from asyncpush.localhub.auth import TokenIssuer, Users, require_user, user_of
 from asyncpush.localhub.blobs import BlobStore, Signer
+from asyncpush.localhub.packing import Activity, despite_packing
 from asyncpush.localhub.store.names import REPO_TYPES, RepoId, RepoType, make_repo_id
 from asyncpush.localhub.store.repo_folders import RepoInfo, Repos
 from asyncpush.localhub.web import Refusal, forbidden, gated, not_logged_in, repo_not_found
@@ -23,39 +22,6 @@ from asyncpush.localhub.xet import XetStore
 
 T = TypeVar("T")
 _TYPES: dict[str, RepoType] = {f"{repo_type}s": repo_type for repo_type in REPO_TYPES}
-
-
-@dataclass
-class Activity:
-    """Whether requests are coming in, and which repos have changed."""
-
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _repos: dict[RepoId, None] = field(default_factory=dict)
-    _requests: int = 0
-    _last: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
-            self._last = time.monotonic()
-
-    def quiet_for(self) -> float:
-        """Seconds since the last request ended; 0 while one is running."""
-        return 0.0 if self._requests else time.monotonic() - self._last
-
-    def note_change(self, repo: RepoId) -> None:
-        self._repos[repo] = None
-        self.changed.set()
-
-    def take_changed(self) -> list[RepoId]:
-        repos = list(self._repos)
-        self._repos.clear()
-        self.changed.clear()
-        return repos
 
 
 @dataclass
@@ -85,7 +51,7 @@ class HubState:
         """Run work that takes the repo's file lock. Callers queue here rather than in the pool."""
         lock = self._locks.setdefault(repo, asyncio.Lock())
         async with lock:
-            done = await self.run(function, *args)
+            done = await self.run(lambda: despite_packing(function, *args))
         self.activity.note_change(repo)
         return done
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from asyncpush.localhub import LocalHub, server
-from asyncpush.localhub.server import count_loose
+from asyncpush.localhub import LocalHub, packing
+from asyncpush.localhub.packing import count_loose, despite_packing
 from tests.localhub.conftest import HubClient, add, git
 
 PATIENCE = 30.0
@@ -20,8 +20,8 @@ PATIENCE = 30.0
 @pytest.fixture
 async def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HubClient]:
     """Of a hub that packs soon, and few objects."""
-    monkeypatch.setattr(server, "MAX_LOOSE", 40)
-    monkeypatch.setattr(server, "QUIET", 0.05)
+    monkeypatch.setattr(packing, "MAX_LOOSE", 40)
+    monkeypatch.setattr(packing, "QUIET", 0.05)
     async with (
         LocalHub(tmp_path / "hub", xet=False) as hub,
         aiohttp.ClientSession() as session,
@@ -85,9 +85,41 @@ async def test_what_a_killed_gc_left_is_in_nobodys_way(client: HubClient, tmp_pa
 async def test_nothing_is_packed_while_requests_are_under_way(
     client: HubClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "QUIET", 3600.0)
+    monkeypatch.setattr(packing, "QUIET", 3600.0)
     for number in range(20):
         await client.commit(add(f"{number}.txt", b"%d" % number))
     path = tmp_path / "hub/models/me/net.git"
     assert count_loose(path) > 40
     assert not list((path / "objects/pack").glob("*.idx"))
+
+
+@pytest.mark.parametrize(("failures", "written"), [(1, True), (5, True), (6, False)])
+def test_an_object_whose_folder_git_removed_is_written_again(failures: int, written: bool) -> None:
+    """git removes the folders that packing has emptied; libgit2 may be about to write into one."""
+    error = OSError(
+        "failed to rename lockfile to 'net.git/objects/ac/42': No such file or directory"
+    )
+    left = [error] * failures
+
+    def write(name: str) -> str:
+        if left:
+            raise left.pop()
+        return name
+
+    if written:
+        assert despite_packing(write, "42") == "42"
+    else:
+        with pytest.raises(OSError, match="rename lockfile"):
+            despite_packing(write, "42")
+
+
+def test_other_errors_of_writing_objects_are_not_repeated() -> None:
+    calls = []
+
+    def write() -> None:
+        calls.append(1)
+        raise OSError(28, "No space left on device", "net.git/objects/ac/42")
+
+    with pytest.raises(OSError, match="No space"):
+        despite_packing(write)
+    assert len(calls) == 1

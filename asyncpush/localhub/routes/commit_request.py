@@ -17,6 +17,7 @@ from aiohttp import web
 from asyncpush.localhub.auth import require_user
 from asyncpush.localhub.blobs import is_oid
 from asyncpush.localhub.cards import MAX_CARD_BYTES, check_card
+from asyncpush.localhub.packing import despite_packing
 from asyncpush.localhub.routes.repo_admin import REPO
 from asyncpush.localhub.state import HubState, state_of
 from asyncpush.localhub.store import pulls
@@ -261,7 +262,7 @@ async def _read(request: web.Request, state: HubState, repo: RepoId) -> _Draft:
                 draft.changes.append(line)
         if contents:
             data = [content.data for content in contents]
-            blobs = await state.run(add_blob, state.repos, repo, data)
+            blobs = await state.run(despite_packing, add_blob, state.repos, repo, data)
             draft.changes += (
                 PutFile(content.path, blob) for content, blob in zip(contents, blobs, strict=True)
             )
