@@ -162,17 +162,20 @@ class Hasher:
         path, identity = file.hash_key
         # Identities are compared without ctime, but the bytes may differ when only ctime does.
         key = path, identity, identity.ctime_ns
-        # The stored hash of a short file is looked up in the thread hop that otherwise hashes it.
-        short = file.size <= SHORT
-        known = None if short else await self.remembered(file, threads)
-        while known is None and (other := self._under_way.get(key)) is not None:
+        while (other := self._under_way.get(key)) is not None:
             await other.ended.wait()  # after a failure or a cancellation the next one hashes it
-            known = other.oid
-        if known is not None:
-            events.emit(FileHashed(file.path_in_repo, file.size, known, cached=True))
-            return known
+            if other.oid is not None:
+                events.emit(FileHashed(file.path_in_repo, file.size, other.oid, cached=True))
+                return other.oid
         this = self._under_way[key] = _Hashing()
         try:
+            # The stored hash of a short file is looked up in the thread hop that otherwise hashes
+            # it; a long file would wait for a thread behind other long files.
+            short = file.size <= SHORT
+            this.oid = None if short else await self.remembered(file, threads)
+            if this.oid is not None:
+                events.emit(FileHashed(file.path_in_repo, file.size, this.oid, cached=True))
+                return this.oid
             look_up = short and self._trust_mtime
             this.oid = await self._hash(file, events, threads, look_up=look_up)
             return this.oid

@@ -83,6 +83,35 @@ async def test_a_failed_shared_hash_is_computed_again(
     assert len(attempts) == 2
 
 
+async def test_a_file_that_was_hashed_during_a_look_up_is_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "base.bin"
+    path.write_bytes(bytes(SHORT + 1))
+    file = FileSource("base.bin", SHORT + 1, PathSource(str(path), FileIdentity.of(path.stat())))
+    first_ended = asyncio.Event()
+    look_ups: list[None] = []
+
+    class SlowSecondLookUp(Hasher):
+        async def remembered(self, *_: object) -> None:
+            look_ups.append(None)
+            if len(look_ups) == 2:
+                await first_ended.wait()
+
+    seen: list[Record] = []
+    events = Emitter([seen.append])
+    with ExitStack() as stack:
+        hasher = SlowSecondLookUp(NullJournal())
+        threads = SessionThreads(stack, hash_workers=2).for_push()
+        first = asyncio.create_task(hasher.sha256(file, events, threads))
+        second = asyncio.create_task(hasher.sha256(file, events, threads))
+        oid = await first
+        first_ended.set()
+        assert await second == oid
+    hashed = [record.event for record in seen if isinstance(record.event, FileHashed)]
+    assert [event.cached for event in hashed] == [False, True]
+
+
 def listening(config: UploadConfig, seen: list[Record], **changes: object) -> UploadConfig:
     return replace(config, events=seen.append, **changes)  # type: ignore[arg-type]
 
