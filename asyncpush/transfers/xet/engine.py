@@ -51,6 +51,10 @@ READ_BURST = 0.5
 packs a xorb or waits to send it, and that time should not be lost."""
 
 
+LASTING = 900
+"""A token that is valid for so many seconds is expected to outlast a brief upload."""
+
+
 TURNS = 8
 """How many upload commits are opened or finished at the same time, or twice as many as xorbs that
 hf_xet sends at once, if that is more. The others wait for their turn here rather than in hf_xet,
@@ -74,15 +78,27 @@ class XetEngine:
         self._uploads: weakref.WeakSet[XetUpload] = weakref.WeakSet()
 
     async def open(
-        self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
+        self,
+        access: XetAccess,
+        events: Emitter,
+        *,
+        with_sha256: bool = True,
+        brief: bool = False,
     ) -> XetUpload:
         """Start the upload of one push. Raises `XetFailedError`. `with_sha256=False` is for
-        buckets, where the files' sha256 is not needed: the receipts' oids are then empty."""
+        buckets, where the files' sha256 is not needed: the receipts' oids are then empty.
+
+        For a `brief` upload hf_xet is not told how to get another token, which takes it two more
+        HTTP clients (each reads all certificates of the system). If the token expires nevertheless,
+        the upload is started again, and told. It must therefore have no streams."""
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
             on_progress = positions if events.active else None
-            return await self._open_commit(access, on_progress, attempt, with_sha256)
+            refreshed = not (brief and attempt == 1 and self._outlasts_brief_uploads(access))
+            return await self._open_commit(
+                access, on_progress, attempt, with_sha256=with_sha256, refreshed=refreshed
+            )
 
         async with self._turns:
             commit = await open_commit(access, 1)
@@ -102,12 +118,18 @@ class XetEngine:
         self._uploads.add(upload)
         return upload
 
+    def _outlasts_brief_uploads(self, access: XetAccess) -> bool:
+        lasting = access.grant.expires_at - time.time() >= LASTING
+        return lasting and access.renew is not None and self._config.max_retries > 0
+
     async def _open_commit(
         self,
         access: XetAccess,
         positions: XetPositions | None,
         attempt: int,
+        *,
         with_sha256: bool,
+        refreshed: bool,
     ) -> XetCommit:
         grant = access.grant
         watch = XetStallDetector(self._config.stall_timeout, attempt, self._progress)
@@ -123,13 +145,14 @@ class XetEngine:
             if positions is not None:
                 positions.on_report(group, items)
 
+        refresh = access.refresh_arguments if refreshed else {}
+
         def open_commit() -> Any:
             return session.new_upload_commit(
                 endpoint=grant.cas_url,
                 token=grant.token,
                 token_expiry_unix_secs=grant.expires_at,
-                token_refresh_url=access.refresh_url,
-                token_refresh_headers=dict(access.refresh_headers),
+                **refresh,
                 custom_headers=access.headers,
                 progress_callback=on_report,
                 progress_interval_ms=interval,
@@ -192,8 +215,7 @@ class XetEngine:
                 endpoint=grant.cas_url,
                 token=grant.token,
                 token_expiry_unix_secs=grant.expires_at,
-                token_refresh_url=access.refresh_url,
-                token_refresh_headers=dict(access.refresh_headers),
+                **access.refresh_arguments,
                 custom_headers=access.headers,
             )
             return b"".join(group.download_stream(import_hf_xet().XetFileInfo(xet_hash, size)))
