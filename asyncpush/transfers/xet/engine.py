@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from asyncpush.transfers.xet.access import (
     xorbs_at_once,
 )
 from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
+from asyncpush.transfers.xet.reports import ProgressReports
 from asyncpush.transfers.xet.stalls import (
     SharedProgress,
     XetStallDetector,
@@ -42,8 +43,8 @@ from asyncpush.transfers.xet.upload_commit import (
     check_unchanged,
 )
 
-PROGRESS_INTERVAL_MS = 200
-"""Shorter where `stall_timeout` is so short that it would pass between two reports."""
+PROGRESS_INTERVAL = 0.2
+"""Seconds between two reports; fewer where `stall_timeout` would pass between them."""
 
 
 READ_BURST = 0.5
@@ -133,17 +134,17 @@ class XetEngine:
     ) -> XetCommit:
         grant = access.grant
         watch = XetStallDetector(self._config.stall_timeout, attempt, self._progress)
-        interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
+        interval = min(PROGRESS_INTERVAL, self._config.stall_timeout / 4)
         session = await self._opened(watch, fresh=attempt > 1)
 
         backlog = XetBacklog(self._memory)
 
-        def on_report(group: Any, items: Mapping[Any, Any]) -> None:
+        def on_report(group: Any) -> None:
             trim_memory()
             backlog.on_report(group)
             watch.on_report(group)
             if positions is not None:
-                positions.on_report(group, items)
+                positions.on_report(group)
 
         refresh = access.refresh_arguments if refreshed else {}
 
@@ -154,8 +155,6 @@ class XetEngine:
                 token_expiry_unix_secs=grant.expires_at,
                 **refresh,
                 custom_headers=access.headers,
-                progress_callback=on_report,
-                progress_interval_ms=interval,
             )
 
         try:
@@ -164,7 +163,10 @@ class XetEngine:
             raise
         except Exception as exc:
             raise access.failed(exc) from None
-        return XetCommit(commit, access, watch, backlog, {} if with_sha256 else _without_sha256())
+        reports = ProgressReports(commit, on_report)
+        reports.begin(interval)
+        how = {} if with_sha256 else _without_sha256()
+        return XetCommit(commit, access, watch, backlog, reports, how)
 
     async def hash_files(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
@@ -372,7 +374,7 @@ class XetUpload:
         async with self._large_files:
             if self._failed is not None:
                 return [(file, None)]
-            on_read = partial(self._positions.on_read, self._positions.feed(file))
+            on_read = partial(self._positions.on_read, self._positions.begin(file))
             try:
                 return [(file, await self._commit.feed(file, on_read, self._bandwidth))]
             except SourceChangedError as exc:
@@ -399,11 +401,9 @@ class XetUpload:
         *,
         to_the_end: bool = False,
     ) -> Sequence[tuple[FileSource, Any]]:
-        def follow(begun: Sequence[tuple[FileSource, Any]]) -> None:
-            for file, handle in begun:
-                self._positions.follow(handle.task_id(), file)
-
-        return await self._commit.start(files, changed, to_the_end=to_the_end, on_begun=follow)
+        return await self._commit.start(
+            files, changed, to_the_end=to_the_end, on_begun=self._positions.begin_all
+        )
 
     async def add_stream(self, stream: OpenStream) -> None:
         """Send a stream of unknown size as it arrives. When there is no memory for filling another
@@ -418,7 +418,7 @@ class XetUpload:
 
     async def _send_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         self._streamed = True
-        followed = self._positions.feed(FileSource.of_bytes(path_in_repo, b""), sized=False)
+        followed = self._positions.begin(FileSource.of_bytes(path_in_repo, b""), sized=False)
         size = 0
 
         def on_read(position: int) -> None:
