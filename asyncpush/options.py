@@ -248,7 +248,8 @@ class PushOptions:
         commit_message: first line of the commit message; None describes what was pushed.
         commit_description: the rest of the commit message.
         create_pr: open a pull request instead of committing to `revision`.
-        parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised.
+        parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised,
+            before anything is sent if the branch is already elsewhere.
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same

@@ -7,6 +7,7 @@ for uploading large files").
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -173,16 +174,70 @@ def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
         )
 
 
+PARENT_WAITS = (0.5, 1.0, 2.0)
+"""Seconds between checks of a head that does not follow the pinned parent: a Hub may know of a new
+commit for a while before it shows it."""
+
+
+async def head_at_parent(ctx: PushContext, head: str) -> str:
+    """The head, which is the pinned parent if there is one. Raises `CommitConflictError` before
+    anything is sent if it is another commit.
+
+    The Hub checks the parent again when it makes the commit. A push that opens a pull request and
+    was interrupted before is left to it: what that push has committed is not lost by a conflict.
+    """
+    pinned = ctx.options.parent_commit
+    if pinned is None or same_commit(head, pinned):
+        return head
+    if ctx.options.create_pr and not ctx.options.dry_run:
+        has_pending = partial(ctx.journal.has_pending_commits, ctx.scope)
+        if await in_thread(ctx.push_threads.journal, has_pending):
+            return head
+    if not await _has_in_history(ctx, head, pinned):
+        for wait in PARENT_WAITS:
+            await asyncio.sleep(wait)
+            head = await observed_head(ctx, ctx.options.revision)
+            if same_commit(head, pinned):
+                break
+    check_parent(ctx, head)
+    return head
+
+
+async def check_parent_early(ctx: PushContext) -> None:
+    """Raise `CommitConflictError` if the parent is pinned and the branch is known to be at another
+    commit. Nothing is created, and a head that cannot be read is no error yet."""
+    if ctx.options.parent_commit is None:
+        return
+    try:
+        head = await observed_head(ctx, ctx.options.revision)
+        await head_at_parent(ctx, head)
+    except CommitConflictError:
+        raise
+    except HubError:
+        return  # the commit reports what is wrong
+
+
+async def _has_in_history(ctx: PushContext, head: str, commit: str) -> bool:
+    """Whether the commit is among the latest before this head; False if the Hub does not say."""
+    try:
+        logged = await ctx.session.ask(
+            repos.commits_request(ctx.repo, head), repos.parse_commits, ctx.events
+        )
+    except HubError:
+        return False
+    return any(same_commit(each.oid, commit) for each in logged)
+
+
 def check_parent(ctx: PushContext, head: str) -> None:
-    """Raise `CommitConflictError` when the parent was pinned and differs from this head. A dry run
-    and a push with nothing to commit succeed only on the pinned parent, and a series of commits
-    must begin there. The Hub itself checks the parent of any other push."""
+    """Raise `CommitConflictError` when the parent was pinned and differs from this head."""
     pinned = ctx.options.parent_commit
     if pinned is not None and not same_commit(head, pinned):
         raise CommitConflictError(
-            f"the branch is at {head}, not at the pinned parent {pinned}",
+            f"the branch is at {head}, not at the pinned parent {pinned}; nothing was committed",
             url=ctx.repo_url,
-            suggestion="push again without parent_commit, or with the new head",
+            suggestion="someone else's commit came first, or parent_commit is of another branch:"
+            " look at the branch, then push again without parent_commit, which puts these files on"
+            " top of it, or with the new head as parent_commit",
         )
 
 
