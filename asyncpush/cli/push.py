@@ -14,7 +14,7 @@ from click import Context, get_current_context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection, check_records, hub_endpoint
 from asyncpush.cli.base import argument, checked, command, option, settings
-from asyncpush.cli.output import Output, UsageError, columns, paragraph
+from asyncpush.cli.output import CommandError, Output, UsageError, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
 from asyncpush.listeners.format import format_bytes, format_count, format_rate, format_seconds
@@ -143,7 +143,15 @@ def upload(
             untouched="no receipts were written",
         )
     # Not private: another user's rank 0 may be the one who commits. The umask decides.
-    write_atomically(receipts, receipts_to_json(stored))
+    try:
+        write_atomically(receipts, receipts_to_json(stored))
+    except OSError as error:
+        raise CommandError(
+            f"the files are stored, but their receipts could not be written to {receipts}:"
+            f" {error.strerror or error}",
+            suggestion="free some disk space or name another file, then run the command again:"
+            " what is stored is not sent again",
+        ) from error
     output.result(_stored_lines(receipts, stored), _stored_document(receipts, stored))
 
 
