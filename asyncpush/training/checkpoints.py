@@ -118,7 +118,9 @@ class CheckpointPusher:
             `SyncOptions` for a bucket (where `complete_marker`, `renew_marker` and `delete` are).
         keep: in a bucket, how many complete checkpoints to keep, 1 or more. Older ones are removed
             after each push; incomplete ones are never removed. None keeps all. A removal that
-            fails becomes a warning of the push.
+            fails becomes a warning of the push. All complete checkpoints below the address count,
+            by when they were completed, whoever pushed them: of two runs that share an address,
+            one may remove the other's. Give each run an address of its own, or a larger `keep`.
         policy: "latest": while one is being pushed, only the newest of the waiting ones is kept.
             "all": each one is pushed, in order.
         max_waiting: with "all", how many may wait; beyond that, `push` waits for room.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +62,57 @@ async def test_each_checkpoint_is_a_set_and_only_the_newest_stay(
     found = await bytes_of(hub)
     assert {path.split("/")[1] for path in found} == {"step-9", "step-10"}
     assert found["run-7/step-10/model.bin"] == b"10"
+
+
+PUSHER = """
+import asyncio, sys
+from asyncpush import CheckpointPusher, UploadConfig, Uploader
+
+endpoint, token, cache, name, count, keep = sys.argv[1:]
+
+async def main():
+    config = UploadConfig(cache_dir=cache, progress="none")
+    async with (
+        Uploader(token, endpoint, config) as up,
+        CheckpointPusher(up, "hf://buckets/me/runs/run-7", keep=int(keep), policy="all") as pusher,
+    ):
+        for step in range(int(count)):
+            files = {"model.bin": f"{name} {step}".encode(), "config.json": b"{}"}
+            await pusher.push(files, name=f"{name}-{step}")
+        for outcome in (await pusher.flush()).outcomes:
+            for warning in outcome.synced.warnings:
+                print(warning)
+            print(outcome.status, outcome.name, *outcome.pruned)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+async def test_two_processes_keep_the_newest_of_both(
+    keep: int, uploader: Uploader, hub: LocalHub, tmp_path: Path
+) -> None:
+    count = 6
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PUSHER, hub.url, TOKEN),
+            *(str(tmp_path / f"cache-{name}"), name, str(count), str(keep)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for name in ("left", "right")
+    ]
+    printed = [(await process.communicate())[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+
+    rows = [line.split() for line in "".join(printed).splitlines()]
+    names = {f"{name}-{step}" for name in ("left", "right") for step in range(count)}
+    assert {(status, name) for status, name, *_ in rows} == {("pushed", name) for name in names}
+    there = [found.name for found in await uploader.checkpoints_in(RUN)]
+    assert len(there) == keep
+    assert {f"left-{count - 1}", f"right-{count - 1}"} & set(there)
+    assert names - set(there) <= {gone for _, _, *pruned in rows for gone in pruned}
+    left = {path.split("/")[1] for path in await rows_of(hub)}
+    assert left == set(there)
 
 
 async def test_a_name_that_is_used_again_replaces_the_set_whole(
