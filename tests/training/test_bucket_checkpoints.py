@@ -125,6 +125,38 @@ async def test_a_name_that_is_used_again_replaces_the_set_whole(
     assert set(await rows_of(hub)) == {"run-7/last/a", f"run-7/last/{MARKER}"}
 
 
+async def test_a_folder_that_is_pushed_again_without_a_name_is_a_warning(
+    uploader: Uploader, hub: LocalHub, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each push replaces the only set that there is, whatever `keep` says."""
+    async with CheckpointPusher(uploader, RUN, keep=3, policy="all") as pusher:
+        for content, name in (("1", None), ("1", None), ("2", None), ("3", "out"), ("3", "last")):
+            await pusher.push(write({"model.bin": content}, "out"), name=name)
+            await pusher.flush()
+        report = pusher.report
+    results = [outcome.synced for outcome in report.outcomes]
+    replaced = [[text for text in each.warnings if "replaced" in text] for each in results if each]
+    assert [len(warnings) for warnings in replaced] == [0, 0, 1, 0, 0]
+    assert replaced[2][0].startswith("this checkpoint replaced the earlier one named 'out'")
+    assert replaced[2][0] in caplog.text
+    assert [each.name for each in await uploader.checkpoints_in(RUN)] == ["out", "last"]
+    assert (await bytes_of(hub))["run-7/out/model.bin"] == b"3"
+
+
+def test_blocking_code_is_warned_of_a_replaced_checkpoint(
+    bg: BackgroundUploader, write: Write
+) -> None:
+    checkpoints = bg.checkpoints(RUN)
+    with pytest.raises(ValueError, match="give the checkpoint a name"):
+        checkpoints.push({"model.bin": b"1"})
+    for content in ("1", "2"):
+        checkpoints.push(write({"model.bin": content}, "out"))
+        report = checkpoints.flush()
+    last = report.outcomes[-1].synced
+    assert last is not None
+    assert "replaced the earlier one named 'out'" in last.warnings[0]
+
+
 async def test_an_unchanged_checkpoint_that_is_pushed_again_becomes_the_newest(
     uploader: Uploader, log: BatchLog
 ) -> None:
