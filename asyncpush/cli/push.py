@@ -69,6 +69,7 @@ def push(
             suggestion=f"run asyncpush watch {source} {repo_id} --every {every}m (m: minutes)",
         )
     arg.check_order(repo_id, source)
+    arg.check_direction(source, repo_id, upload=f"asyncpush push {repo_id} SOURCE")
     arg.check_source(source)
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
@@ -130,6 +131,7 @@ def upload(
     from asyncpush.models import receipts_to_json
 
     arg.check_order(repo_id, source)
+    arg.check_direction(source, repo_id, upload=f"asyncpush push {repo_id} SOURCE")
     arg.check_source(source)
     arg.check_file("--receipts", receipts)  # before the upload, not after it
     options = settings(context, PushOptions)
