@@ -67,6 +67,8 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyM
             group.start_soon(for_group(check_card), ctx, files)
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
+    if head is not None:
+        check_branch(ctx, head, ahead.tags)
     return Prepared(head, ahead.skip_path_check)
 
 
@@ -76,6 +78,10 @@ class _EarlyAnswers:
 
     modes: EarlyModes
     skip_path_check: bool = False
+    tags: frozenset[str] = frozenset()
+
+    async def ask_tags(self, ctx: PushContext) -> None:
+        self.tags = await tags_of(ctx)
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
@@ -105,6 +111,7 @@ async def _ask_head(ctx: PushContext, ahead: _EarlyAnswers) -> str | HubError:
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(ahead.modes.ask))
             group.start_soon(for_group(ahead.ask_paths), ctx)
+            group.start_soon(for_group(ahead.ask_tags), ctx)
             try:
                 answer = await observed_head(ctx, ctx.options.revision)
             except HubError as exc:
@@ -159,6 +166,50 @@ async def head_of_branch(ctx: PushContext) -> str | None:
     return await _head_or_new_branch(ctx, looked)
 
 
+async def tags_of(ctx: PushContext) -> frozenset[str]:
+    """The names of the repo's tags; empty if they do not matter or the Hub does not say. Most
+    pushes go to main or a pull request, and need not ask."""
+    revision = ctx.options.revision
+    if revision == DEFAULT_BRANCH or revision.startswith("refs/"):
+        return frozenset()
+    request = repos.refs_request(ctx.repo)
+    try:
+        return await ctx.session.ask(
+            request, repos.parse_tags, ctx.events, expected=lambda error: True, retry=False
+        )
+    except HubError:
+        return frozenset()
+
+
+def check_branch(ctx: PushContext, head: str, tags: frozenset[str]) -> None:
+    """Raise `HubError` if the revision, whose commit is `head`, cannot be committed to: the Hub
+    would refuse the commit after all bytes were sent."""
+    revision = ctx.options.revision
+    is_hex = len(revision) >= SHORT_OID and set(revision) <= set("0123456789abcdef")
+    if revision in tags or revision.startswith("refs/tags/"):
+        kind = "a tag"
+    elif is_hex and same_commit(head, revision):
+        kind = "a commit"
+    elif revision == "HEAD":
+        kind = "the head of the default branch"
+    else:
+        return
+    raise HubError(
+        f"revision {revision!r} is {kind}, not a branch: nothing was sent",
+        url=ctx.repo_url,
+        suggestion="name a branch with revision (--revision); create_branch=True"
+        " (--create-branch) creates a missing one",
+    )
+
+
+def _check_new_branch(name: str, missing: HubError) -> None:
+    """Raise the error for a branch that is missing and that the Hub would not create."""
+    if name.startswith("refs/") or (len(name) == 40 and set(name) <= set("0123456789abcdef")):
+        raise missing.with_(
+            suggestion=f"no branch can be created with the name {name!r}: choose another revision"
+        ) from missing.__cause__
+
+
 def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
     """Raise an error for options that no new repo can meet, before one is created: a parent
     commit, and a branch other than main, unless it is to be created too."""
@@ -173,6 +224,9 @@ def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
             f" {options.revision!r}: create_branch=True (--create-branch) creates it too"
         )
 
+
+SHORT_OID = 7
+"""How many digits of a commit's oid the Hub takes for it."""
 
 PARENT_WAITS = (0.5, 1.0, 2.0)
 """Seconds between checks of a head that does not follow the pinned parent: a Hub may know of a new
@@ -247,6 +301,7 @@ async def _head_or_new_branch(ctx: PushContext, answer: str | HubError) -> str |
         return answer
     if answer.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
         raise answer
+    _check_new_branch(revision, answer)
     if ctx.options.dry_run:
         return None
     try:

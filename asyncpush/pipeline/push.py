@@ -29,6 +29,7 @@ from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_add
 from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series, committed_before
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
+    check_branch,
     check_leaks,
     check_limits,
     check_one_commit,
@@ -39,6 +40,7 @@ from asyncpush.pipeline.preflight import (
     head_of_branch,
     observed_head,
     prepare,
+    tags_of,
     warning_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
@@ -198,6 +200,7 @@ class PushRun:
             raise exc.with_(suggestion=_WHERE_STORED) from exc
         if head is None:
             return self.plan_of(receipts)
+        check_branch(ctx, head, await tags_of(ctx))
         head = await head_at_parent(ctx, head)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
 
