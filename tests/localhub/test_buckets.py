@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from huggingface_hub import HfApi, close_session, constants
+from huggingface_hub import HfApi, close_session, constants, get_session
 from huggingface_hub.errors import BucketNotFoundError, EntryNotFoundError, HfHubHTTPError
 
 from asyncpush.localhub import LocalHub, serve_in_thread
@@ -98,6 +98,19 @@ def test_failed_operations_are_listed_and_the_others_are_done(api: HfApi) -> Non
         api._batch_bucket_files("me/runs", copy=copies[1:])
     api.batch_bucket_files("me/runs", delete=["a"])
     assert [file.path for file in api.list_bucket_tree("me/runs")] == ["copy"]
+
+
+def test_a_time_that_no_listing_can_show_is_refused(api: HfApi) -> None:
+    api.create_bucket("me/runs")
+    for mtime in (-(10**14), 10**15):
+        row = {"type": "addFile", "path": "a", "xetHash": "0" * 64, "mtime": mtime}
+        answer = get_session().post(
+            f"{api.endpoint}/api/buckets/me/runs/batch",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            json=row,
+        )
+        assert (answer.status_code, len(answer.json()["failed"])) == (422, 1)
+    assert list(api.list_bucket_tree("me/runs")) == []
 
 
 def test_what_is_not_there_is_said_so(api: HfApi) -> None:

@@ -59,6 +59,8 @@ OPERATIONS_LIMIT = 1000
 PAGE = 1000
 _EMPTY = "0" * 64
 """The Xet hash of an empty file, which no shard describes."""
+_TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
+"""The times that a listing can show: the years 1 to 9999, in milliseconds since the epoch."""
 _API = "/api/buckets/{namespace}/{name}"
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -230,6 +232,8 @@ def _file_of(state: HubState, path: str, fields: dict[str, Any]) -> BucketFile:
         raise bad_request("'xetHash' must be the Xet hash of the file")
     if not isinstance(mtime, int | None) or isinstance(mtime, bool):
         raise bad_request("'mtime' must be milliseconds since the epoch")
+    if mtime is not None and mtime not in _TIMES:
+        raise bad_request("'mtime' must be within the years 1 to 9999")
     described = state.xet.file(xet_hash)
     if described is None and xet_hash != _EMPTY:
         raise bad_request(f"No file with the Xet hash {xet_hash} was uploaded")
