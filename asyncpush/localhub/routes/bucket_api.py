@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from asyncpush.localhub.auth import USER, require_user, user_of
+from asyncpush.localhub.auth import USER, check_scope, signed_in, user_of
 from asyncpush.localhub.routes.content import wanted_range
 from asyncpush.localhub.routes.xet_cas import granted
 from asyncpush.localhub.state import HubState, state_of
@@ -69,10 +69,9 @@ routes = web.RouteTableDef()
 
 @routes.post(_API, name="bucket-create")
 async def create(request: web.Request) -> web.Response:
-    state, user = state_of(request), require_user(request)
-    bucket = _named(request)
-    if bucket.namespace in state.users.names - {user}:
-        raise forbidden(f"You may not create a bucket under {bucket.namespace!r}")
+    state, bucket = state_of(request), _named(request)
+    user = _user(request, bucket)
+    _check_namespace(state, bucket, user)
     body = await read_json(request)
     private = body.get("visibility") == "private" or body.get("private") is True
     url = f"{state.base_url(request)}/buckets/{bucket.full_name}"
@@ -95,6 +94,19 @@ async def delete(request: web.Request) -> web.Response:
     state, bucket = state_of(request), await _writable(request)
     await state.run(_buckets(state).delete, bucket)
     return json_answer({"success": True})
+
+
+async def move(request: web.Request, source: str, target: str) -> str:
+    """Rename a bucket. Returns the URL of its page. The old name is free again."""
+    state = state_of(request)
+    old, new = (make_bucket_id(*name.partition("/")[::2]) for name in (source, target))
+    user = _user(request, old)
+    about = await _seen(request, old)
+    if not _owns(state, user, old, about):
+        raise forbidden(f"{user} may not rename the bucket {old.full_name}")
+    _check_namespace(state, new, user)
+    await state.run(_buckets(state).move, old, new)
+    return f"{state.base_url(request)}/buckets/{new.full_name}"
 
 
 @routes.put(_API + "/settings", name="bucket-settings")
@@ -360,6 +372,18 @@ def _namespace(request: web.Request) -> str:
     return namespace if namespace != "me" or user in (None, USER) else str(user)
 
 
+def _user(request: web.Request, bucket: RepoId) -> str:
+    """The user, if their token may write to this bucket."""
+    user = signed_in(request)
+    check_scope(request, f"buckets/{bucket.full_name}")
+    return user
+
+
+def _check_namespace(state: HubState, bucket: RepoId, user: str) -> None:
+    if bucket.namespace in state.users.names - {user}:
+        raise forbidden(f"You may not create a bucket under {bucket.namespace!r}")
+
+
 def _may_see(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) -> bool:
     return not about.private or _owns(state, user, bucket, about)
 
@@ -372,25 +396,33 @@ def _owns(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) 
 
 async def readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
     """The bucket of this URL, if it exists and this user may read it."""
+    try:
+        bucket = _named(request)
+    except Refusal:
+        raise _not_found(user_of(request)) from None
+    return bucket, await _seen(request, bucket)
+
+
+async def _seen(request: web.Request, bucket: RepoId) -> BucketInfo:
+    """What is known about a bucket, if it exists and this user may read it."""
     state, user = state_of(request), user_of(request)
     try:
-        try:
-            bucket = _named(request)
-        except Refusal:
-            raise bucket_not_found() from None
         about = await state.run(_buckets(state).info, bucket)
-        if not _may_see(state, user, bucket, about):
-            raise bucket_not_found()
-    except Refusal as refusal:
-        if refusal.code == "RepoNotFound" and user is None:
-            raise not_logged_in() from None
-        raise
-    return bucket, about
+    except Refusal:
+        raise _not_found(user) from None
+    if not _may_see(state, user, bucket, about):
+        raise _not_found(user)
+    return about
+
+
+def _not_found(user: str | None) -> Refusal:
+    return not_logged_in() if user is None else bucket_not_found()
 
 
 async def _writable(request: web.Request) -> RepoId:
-    user = require_user(request)
+    signed_in(request)
     bucket, about = await readable(request)
+    user = _user(request, bucket)
     if not _owns(state_of(request), user, bucket, about):
         raise forbidden(f"{user} may not write to the bucket {bucket.full_name}")
     return bucket
