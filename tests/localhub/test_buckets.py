@@ -90,6 +90,20 @@ def test_a_tree_has_text_prefixes_and_pages(api: HfApi, monkeypatch: pytest.Monk
     assert [(file.path, file.size) for file in found] == [("a.bin", len(NOISE))]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pages_of_a_folder_show_each_entry_once(
+    api: HfApi, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(bucket_api, "PAGE", size)
+    api.create_bucket("me/runs")
+    fill(api, dict.fromkeys(["run-1/a", "run.txt", "run/a", "run/b", "run 2", "run0"], b"x"))
+    level = [(file.type, file.path) for file in api.list_bucket_tree("me/runs")]
+    folders, files = ["run-1", "run"], ["run.txt", "run 2", "run0"]
+    assert sorted(level) == sorted(
+        [*(("directory", path) for path in folders), *(("file", path) for path in files)]
+    )
+
+
 def test_failed_operations_are_listed_and_the_others_are_done(api: HfApi) -> None:
     api.create_bucket("me/runs")
     fill(api, {"a": b"a"})

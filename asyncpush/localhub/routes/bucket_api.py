@@ -16,6 +16,7 @@ Xet hash, which nobody can guess.
 from __future__ import annotations
 
 import mimetypes
+import operator
 import re
 import time
 from collections.abc import Iterator
@@ -291,8 +292,10 @@ async def _tree(request: web.Request, prefix: str) -> web.Response:
         rows = [_row(file) for file in files]
     else:
         files = await state.run(_buckets(state).below, bucket, prefix, "", -1)
-        level = (row for row in _level(files, prefix) if row["path"] > cursor)
-        rows = [row for row, _ in zip(level, range(limit + 1), strict=False)]
+        # In order of path as the cursor compares it: "logs" comes before "logs.txt", although
+        # "logs.txt" comes before "logs/one.txt".
+        level = sorted(_level(files, prefix), key=operator.itemgetter("path"))
+        rows = [row for row in level if row["path"] > cursor][: limit + 1]
     if len(rows) > limit:
         rows = rows[:limit]
         url = f"{state.base_url(request)}{request.rel_url.raw_path}"
