@@ -286,6 +286,10 @@ class Journal:
         details = self._read(partial(tables.find_commit, scope=scope, fingerprint=fingerprint))
         return None if details is None else read_commit(fingerprint, details)
 
+    def has_pending_commits(self, scope: str) -> bool:
+        """Whether any commit to this repo was requested without its answer having been seen."""
+        return bool(self._read(partial(tables.count_commits, scope=scope)))
+
     def end_commit(self, scope: str, fingerprint: str) -> None:
         """The commit's outcome is known."""
         self._write(

@@ -69,8 +69,9 @@ class StallTimeout:
         latest = self.touch() + ANSWER_LIMITS * self._limit
 
         def on_piece(size: int) -> None:
-            if self._loop.time() < latest + size / SLOWEST_ANSWER:
-                self.touch()
+            now = self._loop.time()
+            if now < latest + size / SLOWEST_ANSWER:
+                self._moved_at = now
 
         return on_piece
 
@@ -90,12 +91,17 @@ class StallTimeout:
 
     def guard(self) -> StallGuard:
         """End the block, with a `StalledError`, when nothing moves."""
-        return StallGuard(self)
+        return StallGuard(self, self._loop)
 
     @property
     def limit(self) -> float:
         """Seconds."""
         return self._limit
+
+    @property
+    def moved_at(self) -> float:
+        """The event loop's time when something last moved."""
+        return self._moved_at
 
     def seconds_left(self) -> float:
         """Until the limit is reached, if nothing moves any more."""
@@ -109,18 +115,18 @@ class StallTimeout:
 class StallGuard:
     """The block of `StallTimeout.guard`."""
 
-    __slots__ = ("_due", "_loop", "_scope", "_stall", "_timer")
+    __slots__ = ("_loop", "_scope", "_stall", "_timer")
 
-    def __init__(self, stall: StallTimeout) -> None:
+    def __init__(self, stall: StallTimeout, loop: asyncio.AbstractEventLoop) -> None:
         self._stall = stall
-        self._loop = asyncio.get_running_loop()
-        self._due = self._loop.time()
+        self._loop = loop
         self._scope = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
         await self._scope.__aenter__()
-        self._check()
+        # Nothing to look at yet: most requests are over before the first check.
+        self._timer = self._loop.call_at(self._stall.moved_at + self._stall.limit / 4, self._check)
 
     async def __aexit__(
         self,
@@ -140,15 +146,14 @@ class StallGuard:
 
     def _check(self) -> None:
         now = self._loop.time()
-        if now > self._due:
-            self._stall.ran_late(now - self._due)
+        if self._timer is not None and now > self._timer.when():
+            self._stall.ran_late(now - self._timer.when())
         left = self._stall.seconds_left()
         if left <= 0:
             self._scope.reschedule(now)
         else:
             # Four checks within the limit: a drain that stops is noticed in time.
-            self._due = now + min(left, self._stall.limit / 4)
-            self._timer = self._loop.call_at(self._due, self._check)
+            self._timer = self._loop.call_later(min(left, self._stall.limit / 4), self._check)
 
 
 _KERNEL_REPORTS_UNSENT = sys.platform in ("linux", "darwin")
