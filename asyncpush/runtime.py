@@ -92,7 +92,12 @@ from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.sources.collect import SPOOL_SHARE
 from asyncpush.sources.spool import Spool
-from asyncpush.transfers import check_installed, open_transfers, transfer_libraries
+from asyncpush.transfers import (
+    IMPORTED_LATE,
+    check_installed,
+    open_transfers,
+    transfer_libraries,
+)
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -517,7 +522,8 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["aiofiles.threadpool", "ctypes", "encodings.idna"]
+    modules = ["aiofiles.threadpool", "asyncpush.sources.sharding", "ctypes", "encodings.idna"]
+    modules += IMPORTED_LATE
     for library in transfer_libraries():
         wanted = config.transfer in ("auto", library.route) and not library.disabled
         if wanted and library.installed:

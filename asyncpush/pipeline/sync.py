@@ -54,6 +54,9 @@ from asyncpush.sources.paths import PatternFilter
 
 LOOKUPS_AT_ONCE = 64
 
+TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
+"""The years 1 to 9999, in milliseconds since the epoch: the times that a listing can show."""
+
 
 @dataclass(slots=True)
 class _Progress:
@@ -517,9 +520,11 @@ def _markers(folders: Iterable[str]) -> list[str]:
 
 
 def _mtime(file: FileSource | None) -> int:
-    """Milliseconds since the epoch; 0 for anything but a file on disk."""
+    """Milliseconds since the epoch. 0 for anything but a file on disk, and for a time that no
+    listing can show: some tools leave such times behind."""
     match file:
         case FileSource(content=PathSource(identity=identity)):
-            return identity.mtime_ns // 1_000_000
+            mtime = identity.mtime_ns // 1_000_000
+            return mtime if mtime in TIMES else 0
         case _:
             return 0
