@@ -82,6 +82,7 @@ from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.content_cache import CACHE_SHARE, CacheMemory, ContentCache
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
+from asyncpush.pipeline.preflight import check_parent_early
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.protocol import urls
@@ -91,7 +92,12 @@ from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.sources.collect import SPOOL_SHARE
 from asyncpush.sources.spool import Spool
-from asyncpush.transfers import check_installed, open_transfers, transfer_libraries
+from asyncpush.transfers import (
+    IMPORTED_LATE,
+    check_installed,
+    open_transfers,
+    transfer_libraries,
+)
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
@@ -228,7 +234,9 @@ class Runtime:
 
     async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
-            return await self._run(ctx).commit(await gather(ctx.events))
+            run = self._run(ctx)
+            await check_parent_early(ctx)  # `gather` may store files for hours
+            return await run.commit(await gather(ctx.events))
 
         return await self._observed(repo, NO_FILES, options, work)
 
@@ -514,7 +522,8 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
 
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["aiofiles.threadpool", "ctypes", "encodings.idna"]
+    modules = ["aiofiles.threadpool", "asyncpush.sources.sharding", "ctypes", "encodings.idna"]
+    modules += IMPORTED_LATE
     for library in transfer_libraries():
         wanted = config.transfer in ("auto", library.route) and not library.disabled
         if wanted and library.installed:

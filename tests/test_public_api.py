@@ -87,6 +87,9 @@ NOT_FOR_SMALL_PUSHES = (
     *("asyncpush.pipeline.audit", "asyncpush.doctor", "asyncpush.localhub", "asyncpush.cli"),
     *("asyncpush.training", "asyncpush.notebook", "asyncpush.listeners.timeline"),
     *("asyncpush.listeners.tqdm_screens", "asyncpush.distributed"),
+    *("asyncpush.transfers.lfs.transfer", "asyncpush.transfers.xet.engine"),
+    *("asyncpush.protocol.buckets", "asyncpush.sources.sharding", "asyncpush.sources.tensors"),
+    *("asyncpush.sources.arrays", "asyncpush.sources.safetensors"),
 )
 """Libraries and modules that take long to import, and that a push of small files does not need."""
 

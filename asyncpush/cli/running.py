@@ -110,7 +110,7 @@ def listeners_of(
             listeners.append(stack.enter_context(_drawing(connection.timeline, output)))
         if connection.events is not None:
             writer = JsonlWriter(connection.events)
-            stack.callback(writer.close)
+            stack.callback(_close, writer, output)
             listeners.append(writer.on_event)
         if not connection.quiet:
             bars = _Bars(printed)
@@ -123,10 +123,18 @@ def listeners_of(
         yield listeners
 
 
+def _close(writer: JsonlWriter, output: Output) -> None:
+    writer.close()
+    if writer.error is not None:
+        output.file_not_written(
+            "events", f"{writer.path} does not have all events of this run: {writer.error}"
+        )
+
+
 @contextmanager
 def _drawing(path: Path, output: Output) -> Iterator[Listener]:
-    """Draw the timeline at the end, also of a failure. A timeline that cannot be written is only a
-    warning: it changes nothing about the push."""
+    """Draw the timeline at the end, also of a failure. A timeline that cannot be written does not
+    stop the push."""
     from asyncpush.listeners.timeline.recording import TimelineRecorder, render
 
     recorder = TimelineRecorder()
@@ -139,7 +147,9 @@ def _drawing(path: Path, output: Output) -> Iterator[Listener]:
             output.note(f"timeline: {path}")
         except Exception as error:
             output.trace(error)
-            output.warn(f"warning: the timeline could not be written to {path}: {error}")
+            output.file_not_written(
+                "timeline", f"the timeline could not be written to {path}: {error}"
+            )
 
 
 class _Bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from asyncpush.events import (
     FileHashed,
@@ -17,7 +18,6 @@ from asyncpush.events import (
     RequestStarted,
     RetryScheduled,
 )
-from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Activity
 
 SLICES = 128
@@ -43,11 +43,8 @@ class RetryTally:
             self.waited_seconds += record.event.delay
 
 
-@dataclass(slots=True)
-class _Attempt:
-    call: str
-    started: float
-    bytes_out: int
+_Attempt: TypeAlias = tuple[str, float, int]
+"""A request that is under way: its call, when it started, and the bytes of its body."""
 
 
 class ActivityTally:
@@ -81,7 +78,10 @@ class ActivityTally:
     def on_event(self, record: Record) -> None:
         if self._began is None:
             self._began = record.time
-        now = self._now = max(self._now, record.time - self._began)
+        now = record.time - self._began
+        if now < self._now:
+            now = self._now
+        self._now = now
         match record.event:
             case PartProgress() as event:
                 self._moved(event, now)
@@ -90,7 +90,7 @@ class ActivityTally:
                 if known is None and not event.resumed:  # so small that it made no progress events
                     self._sent.spread(now - FIRST_REPORT, now, event.size)
             case RequestStarted() as event:
-                self._attempts[record.span_id] = _Attempt(event.call, now, event.bytes_out)
+                self._attempts[record.span_id] = event.call, now, event.bytes_out
                 self._part_requests += event.call == "part"
             case RequestFinished() as event:
                 self._ended(record.span_id, now, failed=event.status >= 400)
@@ -129,12 +129,12 @@ class ActivityTally:
         attempt = self._attempts.pop(span_id, None)
         if attempt is None:
             return
-        self._part_requests -= attempt.call == "part"
-        kind = "send" if attempt.call == "part" else "call"
-        kind = "commit" if attempt.call == "commit" else kind
-        self._spent("retry" if failed and kind != "call" else kind, attempt.started, now)
+        call, started, bytes_out = attempt
+        self._part_requests -= call == "part"
+        kind = "send" if call == "part" else "commit" if call == "commit" else "call"
+        self._spent("retry" if failed and kind != "call" else kind, started, now)
         if kind == "commit" and not failed:
-            self._sent.spread(attempt.started, now, attempt.bytes_out)
+            self._sent.spread(started, now, bytes_out)
 
     def _spent(self, kind: str, start: float, end: float) -> None:
         if end > start:
@@ -163,6 +163,7 @@ class TimeBins:
         assert count >= 2
         assert count % 2 == 0
         self.width = width
+        self._count = count
         self._sums = [0.0] * count
         self._used = 0
 
@@ -173,12 +174,16 @@ class TimeBins:
 
     def spread(self, start: float, end: float, amount: float) -> None:
         """Add an amount that arrived evenly from `start` to `end`; time before 0 counts as 0."""
-        start = max(0.0, start)
-        end = max(start, end)
-        while end >= self.width * len(self._sums):
+        # This runs for each request: comparisons cost less than calls of `max`.
+        if start < 0.0:
+            start = 0.0
+        if end < start:
+            end = start
+        while end >= self.width * self._count:
             self._widen()
         first, last = int(start / self.width), int(end / self.width)
-        self._used = max(self._used, last + 1)
+        if last >= self._used:
+            self._used = last + 1
         if first == last:
             self._sums[first] += amount
             return
@@ -194,7 +199,7 @@ class TimeBins:
             self._widen()
 
     def _widen(self) -> None:
-        half = len(self._sums) // 2
+        half = self._count // 2
         pairs = [self._sums[2 * at] + self._sums[2 * at + 1] for at in range(half)]
         self._sums = pairs + [0.0] * half
         self._used = (self._used + 1) // 2

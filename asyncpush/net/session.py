@@ -360,7 +360,7 @@ class HubSession:
                     bytes_out=request.size,
                     bytes_in=len(response.body),
                     headers=shown,
-                    request_id=request_id(shown),
+                    request_id=request_id(shown) if shown else None,
                     fields={**request.fields, **described},
                 )
             )

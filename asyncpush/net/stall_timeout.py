@@ -64,8 +64,9 @@ class StallTimeout:
         latest = self.touch() + ANSWER_LIMITS * self._limit
 
         def on_piece(size: int) -> None:
-            if self._loop.time() < latest + size / SLOWEST_ANSWER:
-                self.touch()
+            now = self._loop.time()
+            if now < latest + size / SLOWEST_ANSWER:
+                self._moved_at = now
 
         return on_piece
 
@@ -85,12 +86,17 @@ class StallTimeout:
 
     def guard(self) -> StallGuard:
         """End the block, with a `StalledError`, when nothing moves."""
-        return StallGuard(self)
+        return StallGuard(self, self._loop)
 
     @property
     def limit(self) -> float:
         """Seconds."""
         return self._limit
+
+    @property
+    def moved_at(self) -> float:
+        """The event loop's time when something last moved."""
+        return self._moved_at
 
     def seconds_left(self) -> float:
         """Until the limit is reached, if nothing moves any more."""
@@ -106,15 +112,16 @@ class StallGuard:
 
     __slots__ = ("_loop", "_scope", "_stall", "_timer")
 
-    def __init__(self, stall: StallTimeout) -> None:
+    def __init__(self, stall: StallTimeout, loop: asyncio.AbstractEventLoop) -> None:
         self._stall = stall
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._scope = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
         await self._scope.__aenter__()
-        self._check()
+        # Nothing to look at yet: most requests are over before the first check.
+        self._timer = self._loop.call_at(self._stall.moved_at + self._stall.limit / 4, self._check)
 
     async def __aexit__(
         self,

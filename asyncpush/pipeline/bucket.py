@@ -514,7 +514,8 @@ class BucketStore:
             await upload.add_stream(stream)
 
         try:
-            upload = await (await self._opened()).open_upload()
+            brief = not streams and sum(file.size for file in files) <= LARGEST_GROUP
+            upload = await (await self._opened()).open_upload(brief=brief)
             ctx.enter("uploading")
             together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)
             await for_each(together, add, width=ADDED_AT_ONCE)

@@ -7,6 +7,7 @@ for uploading large files").
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -66,6 +67,8 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyM
             group.start_soon(for_group(check_card), ctx, files)
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
+    if head is not None:
+        check_branch(ctx, head, ahead.tags)
     return Prepared(head, ahead.skip_path_check)
 
 
@@ -75,6 +78,10 @@ class _EarlyAnswers:
 
     modes: EarlyModes
     skip_path_check: bool = False
+    tags: frozenset[str] = frozenset()
+
+    async def ask_tags(self, ctx: PushContext) -> None:
+        self.tags = await tags_of(ctx)
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
@@ -104,6 +111,7 @@ async def _ask_head(ctx: PushContext, ahead: _EarlyAnswers) -> str | HubError:
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(ahead.modes.ask))
             group.start_soon(for_group(ahead.ask_paths), ctx)
+            group.start_soon(for_group(ahead.ask_tags), ctx)
             try:
                 answer = await observed_head(ctx, ctx.options.revision)
             except HubError as exc:
@@ -158,6 +166,50 @@ async def head_of_branch(ctx: PushContext) -> str | None:
     return await _head_or_new_branch(ctx, looked)
 
 
+async def tags_of(ctx: PushContext) -> frozenset[str]:
+    """The names of the repo's tags; empty if they do not matter or the Hub does not say. Most
+    pushes go to main or a pull request, and need not ask."""
+    revision = ctx.options.revision
+    if revision == DEFAULT_BRANCH or revision.startswith("refs/"):
+        return frozenset()
+    request = repos.refs_request(ctx.repo)
+    try:
+        return await ctx.session.ask(
+            request, repos.parse_tags, ctx.events, expected=lambda error: True, retry=False
+        )
+    except HubError:
+        return frozenset()
+
+
+def check_branch(ctx: PushContext, head: str, tags: frozenset[str]) -> None:
+    """Raise `HubError` if the revision, whose commit is `head`, cannot be committed to: the Hub
+    would refuse the commit after all bytes were sent."""
+    revision = ctx.options.revision
+    is_hex = len(revision) >= SHORT_OID and set(revision) <= set("0123456789abcdef")
+    if revision in tags or revision.startswith("refs/tags/"):
+        kind = "a tag"
+    elif is_hex and same_commit(head, revision):
+        kind = "a commit"
+    elif revision == "HEAD":
+        kind = "the head of the default branch"
+    else:
+        return
+    raise HubError(
+        f"revision {revision!r} is {kind}, not a branch: nothing was sent",
+        url=ctx.repo_url,
+        suggestion="name a branch with revision (--revision); create_branch=True"
+        " (--create-branch) creates a missing one",
+    )
+
+
+def _check_new_branch(name: str, missing: HubError) -> None:
+    """Raise the error for a branch that is missing and that the Hub would not create."""
+    if name.startswith("refs/") or (len(name) == 40 and set(name) <= set("0123456789abcdef")):
+        raise missing.with_(
+            suggestion=f"no branch can be created with the name {name!r}: choose another revision"
+        ) from missing.__cause__
+
+
 def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
     """Raise an error for options that no new repo can meet, before one is created: a parent
     commit, and a branch other than main, unless it is to be created too."""
@@ -173,16 +225,73 @@ def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
         )
 
 
+SHORT_OID = 7
+"""How many digits of a commit's oid the Hub takes for it."""
+
+PARENT_WAITS = (0.5, 1.0, 2.0)
+"""Seconds between checks of a head that does not follow the pinned parent: a Hub may know of a new
+commit for a while before it shows it."""
+
+
+async def head_at_parent(ctx: PushContext, head: str) -> str:
+    """The head, which is the pinned parent if there is one. Raises `CommitConflictError` before
+    anything is sent if it is another commit.
+
+    The Hub checks the parent again when it makes the commit. A push that opens a pull request and
+    was interrupted before is left to it: what that push has committed is not lost by a conflict.
+    """
+    pinned = ctx.options.parent_commit
+    if pinned is None or same_commit(head, pinned):
+        return head
+    if ctx.options.create_pr and not ctx.options.dry_run:
+        has_pending = partial(ctx.journal.has_pending_commits, ctx.scope)
+        if await in_thread(ctx.push_threads.journal, has_pending):
+            return head
+    if not await _has_in_history(ctx, head, pinned):
+        for wait in PARENT_WAITS:
+            await asyncio.sleep(wait)
+            head = await observed_head(ctx, ctx.options.revision)
+            if same_commit(head, pinned):
+                break
+    check_parent(ctx, head)
+    return head
+
+
+async def check_parent_early(ctx: PushContext) -> None:
+    """Raise `CommitConflictError` if the parent is pinned and the branch is known to be at another
+    commit. Nothing is created, and a head that cannot be read is no error yet."""
+    if ctx.options.parent_commit is None:
+        return
+    try:
+        head = await observed_head(ctx, ctx.options.revision)
+        await head_at_parent(ctx, head)
+    except CommitConflictError:
+        raise
+    except HubError:
+        return  # the commit reports what is wrong
+
+
+async def _has_in_history(ctx: PushContext, head: str, commit: str) -> bool:
+    """Whether the commit is among the latest before this head; False if the Hub does not say."""
+    try:
+        logged = await ctx.session.ask(
+            repos.commits_request(ctx.repo, head), repos.parse_commits, ctx.events
+        )
+    except HubError:
+        return False
+    return any(same_commit(each.oid, commit) for each in logged)
+
+
 def check_parent(ctx: PushContext, head: str) -> None:
-    """Raise `CommitConflictError` when the parent was pinned and differs from this head. A dry run
-    and a push with nothing to commit succeed only on the pinned parent, and a series of commits
-    must begin there. The Hub itself checks the parent of any other push."""
+    """Raise `CommitConflictError` when the parent was pinned and differs from this head."""
     pinned = ctx.options.parent_commit
     if pinned is not None and not same_commit(head, pinned):
         raise CommitConflictError(
-            f"the branch is at {head}, not at the pinned parent {pinned}",
+            f"the branch is at {head}, not at the pinned parent {pinned}; nothing was committed",
             url=ctx.repo_url,
-            suggestion="push again without parent_commit, or with the new head",
+            suggestion="someone else's commit came first, or parent_commit is of another branch:"
+            " look at the branch, then push again without parent_commit, which puts these files on"
+            " top of it, or with the new head as parent_commit",
         )
 
 
@@ -192,6 +301,7 @@ async def _head_or_new_branch(ctx: PushContext, answer: str | HubError) -> str |
         return answer
     if answer.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
         raise answer
+    _check_new_branch(revision, answer)
     if ctx.options.dry_run:
         return None
     try:

@@ -6,13 +6,14 @@ import asyncio
 import io
 import os
 import stat
+import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import field
 from pathlib import Path
 from types import AsyncGeneratorType
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 import anyio
 from anyio import to_thread
@@ -33,7 +34,6 @@ from asyncpush.sources.paths import (
     normalise_path,
 )
 from asyncpush.sources.problem_report import ProblemReport
-from asyncpush.sources.sharding import split_large
 from asyncpush.sources.single_files import (
     Copy,
     UnusableError,
@@ -46,8 +46,10 @@ from asyncpush.sources.single_files import (
     status_of,
 )
 from asyncpush.sources.spool import OpenStream, Spool
-from asyncpush.sources.tensors import DEFAULT_NAME, Tensors
 from asyncpush.sources.walk import Walk, notice_own
+
+if TYPE_CHECKING:
+    from asyncpush.sources.tensors import Tensors
 
 SPOOL_SHARE = 4
 """The share of `max_memory` (one in this many) that streams may use before they are written to
@@ -57,6 +59,9 @@ STREAMS_AT_ONCE = 256
 """How many streams are read at the same time, so that none waits for another to end: one
 producer may write all of them in turn. Each uses up to 256 KiB and, once it is on disk, a file
 descriptor."""
+
+TENSORS_NAME = "model.safetensors"
+"""The name of the file when tensors are pushed without one."""
 
 UNREAD_TIMEOUT = 2.0
 """Seconds that a stream may be left unread while others have not ended or become long. After that
@@ -175,6 +180,8 @@ def _finished(
 ) -> CollectedSources:
     report = gathered.report
     if options.max_shard_size is not None:
+        from asyncpush.sources.sharding import split_large  # few pushes are split
+
         files = split_large(files, parse_size(options.max_shard_size), report)
         report.raise_problems(
             "fix these files, or push without max_shard_size; nothing was uploaded"
@@ -216,6 +223,12 @@ Stream: TypeAlias = AsyncIterable[bytes] | BinaryIO
 
 
 _CONTENT = "a path, bytes, a binary file object, an async iterable of bytes or Tensors"
+
+
+def _is_tensors(value: object) -> TypeGuard[Tensors]:
+    """Whether it is a `Tensors`, without importing that class: few pushes have tensors."""
+    module = sys.modules.get("asyncpush.sources.tensors")
+    return module is not None and isinstance(value, module.Tensors)
 
 
 class Gathered:
@@ -266,8 +279,8 @@ class Gathered:
                     self._add_data(name, source)
             case str() | os.PathLike():
                 self._add_named(source)
-            case Tensors():
-                target = self._named_below_target(DEFAULT_NAME)
+            case _ if _is_tensors(source):
+                target = self._named_below_target(TENSORS_NAME)
                 if name := self._claim(target, target):
                     self.files.append(source.file(name))
             case Mapping():
@@ -387,7 +400,7 @@ class Gathered:
                 case io.BytesIO():
                     check_file_object(content)
                     self._add_data(name, content.getvalue())
-                case Tensors():
+                case _ if _is_tensors(content):
                     self.files.append(content.file(name))
                 case AsyncIterable():
                     self._add_stream(name, content)

@@ -29,8 +29,6 @@ from asyncpush.sources.arrays import (
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.safetensors import HEADER_LIMIT, METADATA, Tensor, build_header
 
-DEFAULT_NAME = "model.safetensors"
-
 BLOCK = 64 << 10
 """The size of the blocks that are compared when they are read again."""
 

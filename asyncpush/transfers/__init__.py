@@ -8,6 +8,13 @@ from asyncpush.transfers import xet
 from asyncpush.transfers.interface import TransferLibrary, Transfers
 from asyncpush.transfers.lfs import LfsFactory
 
+IMPORTED_LATE = (
+    "asyncpush.protocol.buckets",
+    "asyncpush.transfers.lfs.transfer",
+    "asyncpush.transfers.xet.engine",
+)
+"""Modules that are imported when a push first needs them."""
+
 
 def open_transfers(config: UploadConfig) -> Transfers:
     """The transfers of one `Uploader`."""
@@ -28,4 +35,4 @@ def check_installed(config: UploadConfig) -> None:
             raise ImportError(message, name=library.module)
 
 
-__all__ = ["check_installed", "open_transfers", "transfer_libraries"]
+__all__ = ["IMPORTED_LATE", "check_installed", "open_transfers", "transfer_libraries"]

@@ -47,6 +47,7 @@ from tests.net.helpers import (
     serving,
     session_to,
     silence,
+    stream_server,
     unread,
 )
 
@@ -1092,8 +1093,7 @@ async def test_the_network_going_mid_part_opens_no_second_connection() -> None:
         await reader.readexactly(10_000)
         writer.transport.abort()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with stream_server(serve) as url:
         with ThreadPoolExecutor(2) as threads:
             async with session_to(url, chunk_size=CHUNK) as session:
                 content = Content(noise(8 * MIB))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +227,68 @@ async def test_groups_get_no_head_start_once_the_store_was_slow(
         on_added()
         await asyncio.sleep(0.05)
     assert turns.slow
+
+
+class _Commits:
+    """The upload commits that hf_xet was asked for, by whether it was told how to get a token."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.told: list[bool] = []
+        opened = engine.XetEngine._opened
+
+        async def counted(self_: Any, *args: Any, **options: Any) -> Any:
+            return _CountedSession(await opened(self_, *args, **options), self.told)
+
+        monkeypatch.setattr(engine.XetEngine, "_opened", counted)
+
+
+@dataclass
+class _CountedSession:
+    session: Any
+    told: list[bool]
+
+    def new_upload_commit(self, **options: Any) -> Any:
+        self.told.append("token_refresh_url" in options)
+        return self.session.new_upload_commit(**options)
+
+
+async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
+    uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    commits = _Commits(monkeypatch)
+    files: dict[str, Any] = {f"{number}": bytes([number]) * 100 for number in range(25)}
+    await uploader.sync(files, RUN)
+    assert commits.told == [False] * 3
+
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(11):  # too long to be kept until its end
+            yield bytes(MIB)
+
+    commits.told.clear()
+    await uploader.sync({"stream": stream(), "large": bytes(bucket.LARGEST_GROUP + 1)}, RUN)
+    assert commits.told == [True] * 2
+
+
+@pytest.mark.parametrize("retries", [1, 0])
+async def test_a_token_that_expires_during_a_brief_upload_is_replaced(
+    tmp_path: Path,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    retries: int,
+) -> None:
+    """hf_xet takes a token that is valid for less than 30 seconds for expired."""
+    monkeypatch.setattr(engine, "LASTING", 0)
+    commits = _Commits(monkeypatch)
+    config = replace(config, max_retries=retries)
+    options: Any = {"xet": True, "xet_token_lifetime": 20}
+    async with (
+        open_hub(tmp_path, faults, **options) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        result = await uploader.sync({"a": b"a" * 1000}, RUN)
+        assert result.verified
+        assert await bytes_of(hub) == {"run/a": b"a" * 1000}
+    # Without another attempt, hf_xet is told from the start.
+    assert commits.told == ([False, True] if retries else [True])

@@ -228,8 +228,9 @@ class LfsUploader:
                 return claim
             if loop.time() - checked_at >= PROGRESS_POLL:
                 checked_at = loop.time()
-                upload = await self._find_upload(item, self._journal)
-                now = None if upload is None else (upload.started_at, len(upload.etags))
+                now = await self._threads.look_up.run(
+                    lambda: self._journal.watch_upload(self._scope, item.oid)
+                )
                 if now != seen:
                     seen, moved_at = now, checked_at
         return None

@@ -24,22 +24,6 @@ ANNOUNCED_FOR = 60.0
 """Seconds for which the answer to an announced object is used: its URLs expire."""
 
 
-class LfsFactory:
-    """Opens LFS transfers. LFS is always available, since every Hub offers it."""
-
-    route: TransferName = "lfs"
-    takes_streams = False
-
-    def unavailable_reason(self) -> None:
-        return None
-
-    async def open(self, ctx: TransferContext, group: TaskGroup) -> LfsTransfer:
-        return LfsTransfer(ctx, group)
-
-    async def close(self) -> None:
-        """Does nothing: only the session is shared."""
-
-
 class LfsTransfer:
     """Stores the files of one push. Their batch requests are combined into few calls."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from anyio.abc import TaskGroup
 
@@ -11,7 +12,7 @@ from asyncpush.errors import AsyncPushError, HubError, SourceChangedError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import TransferName, UploadConfig
-from asyncpush.protocol import buckets, xet
+from asyncpush.protocol import xet
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.interface import TransferContext, TransferUnavailableError
 from asyncpush.transfers.xet.access import (
@@ -19,7 +20,9 @@ from asyncpush.transfers.xet.access import (
     XetTokens,
     unavailable_reason,
 )
-from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+
+if TYPE_CHECKING:
+    from asyncpush.transfers.xet.engine import XetEngine, XetUpload
 
 
 class XetFactory:
@@ -32,7 +35,7 @@ class XetFactory:
 
     def __init__(self, config: UploadConfig) -> None:
         self._config = config
-        self._engine = XetEngine(config)
+        self._shared_engine: XetEngine | None = None
 
     def unavailable_reason(self) -> str | None:
         return unavailable_reason(self._config)
@@ -46,12 +49,12 @@ class XetFactory:
             access = await XetTokens(ctx.session, ctx.events, request).access()
         except HubError as exc:
             raise TransferUnavailableError(f"no Xet token: {exc.message}") from exc
-        return XetTransfer(self._engine, access, ctx.events)
+        return XetTransfer(await self._engine(), access, ctx.events)
 
     async def hash_files(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
     ) -> dict[str, str]:
-        return await self._engine.hash_files(files, changed)
+        return await (await self._engine()).hash_files(files, changed)
 
     async def open_bucket(self, ctx: TransferContext, *, write: bool) -> XetBucket:
         if (reason := self.unavailable_reason()) is not None:
@@ -60,12 +63,30 @@ class XetFactory:
                 suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
                 " set and hf_xet is installed",
             )
+        from asyncpush.protocol import buckets
+
         request = buckets.xet_token_request(ctx.repo, write=write)
         access = await XetTokens(ctx.session, ctx.events, request).access()
-        return XetBucket(self._engine, access, ctx.events)
+        return XetBucket(await self._engine(), access, ctx.events)
 
     async def close(self) -> None:
-        await self._engine.close()
+        if self._shared_engine is not None:
+            await self._shared_engine.close()
+
+    async def _engine(self) -> XetEngine:
+        """The engine that all pushes share. Its modules are imported with the first push that needs
+        them, in a thread, since most pushes of small files do not."""
+        if self._shared_engine is None:
+            engine_class = await asyncio.to_thread(_engine_class)
+            if self._shared_engine is None:  # otherwise another push was faster
+                self._shared_engine = engine_class(self._config)
+        return self._shared_engine
+
+
+def _engine_class() -> type[XetEngine]:
+    from asyncpush.transfers.xet.engine import XetEngine
+
+    return XetEngine
 
 
 class XetTransfer:
@@ -132,9 +153,9 @@ class XetBucket:
         self._access = access
         self._events = events
 
-    async def open_upload(self) -> XetUpload:
+    async def open_upload(self, *, brief: bool = False) -> XetUpload:
         """Raises `XetFailedError`."""
-        return await self._engine.open(self._access, self._events, with_sha256=False)
+        return await self._engine.open(self._access, self._events, with_sha256=False, brief=brief)
 
     async def read(self, content_hash: str, size: int) -> bytes:
         """Raises `XetFailedError`."""
