@@ -422,9 +422,16 @@ class SyncRun:
         failures += (await self._unexpected())[1]
         if failures:
             with contextlib.suppress(HubError):  # readers compare the set with its marker as well
-                await self._bucket.apply([DeleteFile(self._marker)])
+                await self._remove_own(marker)
         self._raise_failures(failures)
         done.marker = self._marker
+
+    async def _remove_own(self, marker: AddFile) -> None:
+        """Remove the marker, unless another writer has completed the set with a marker of its own
+        since."""
+        there = (await self._bucket.files([marker.path])).get(marker.path)
+        if there is None or there.holds(marker.size, marker.xet_hash):
+            await self._bucket.apply([DeleteFile(marker.path)])
 
     async def _unexpected(self) -> tuple[list[str], list[SyncFailure]]:
         """With `delete`: all other files that are now below the address, and failures for those
