@@ -102,20 +102,27 @@ def of(*sizes: int) -> list[FileSource]:
 def test_small_files_are_uploaded_in_groups() -> None:
     assert list(bucket.groups([])) == []
     few = of(*[64 << 10] * 512)
-    assert list(map(len, bucket.groups(few))) == [256, 256]  # 16 MiB each
+    assert list(map(len, bucket.groups(few))) == [192, 195, 125]  # 12 MiB, the next is larger
     many = of(*[0] * 2500)
     assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
     slow = bucket.groups(of(*[64 << 10] * 1024), is_slow=lambda: True)
     assert list(map(len, slow)) == [512, 512]  # 32 MiB each
     with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
-    assert list(map(len, bucket.groups(with_large))) == [8, *[4] * 4]
+    assert list(map(len, bucket.groups(with_large))) == [7, *[3] * 5, 2]
     assert [file for group in bucket.groups(with_large) for file in group] == with_large
 
 
-async def test_each_group_is_one_upload_and_all_of_them_one_sync(
-    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tiny_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of 1,000 bytes."""
     monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    monkeypatch.setattr(bucket, "GROUP_GROWTH", 0)
+
+
+@pytest.mark.usefixtures("tiny_groups")
+async def test_each_group_is_one_upload_and_all_of_them_one_sync(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
     files = {f"{number}": bytes([number]) * 100 for number in range(25)}
     result = await uploader.sync(files, RUN)
     assert faults.seen["shard"] == 3
@@ -125,10 +132,10 @@ async def test_each_group_is_one_upload_and_all_of_them_one_sync(
     assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
 
 
+@pytest.mark.usefixtures("tiny_groups")
 async def test_a_group_that_fails_shows_nothing(
-    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
-    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
     faults.add("shard", "403", nth=3, times=99)
     files = {f"{number}": bytes([number]) * 100 for number in range(60)}
     with pytest.raises(AsyncPushError, match="Xet failed"):
@@ -163,6 +170,7 @@ class OpenUploads:
         monkeypatch.setattr(engine.XetUpload, "finish", counted_finish)
 
 
+@pytest.mark.usefixtures("tiny_groups")
 @pytest.mark.parametrize(("head_start", "most"), [(60.0, 1), (0.05, bucket.GROUPS_AT_ONCE)])
 async def test_the_next_group_begins_when_the_store_has_the_last_one_or_is_slow(
     uploader: Uploader,
@@ -173,7 +181,6 @@ async def test_the_next_group_begins_when_the_store_has_the_last_one_or_is_slow(
     most: int,
 ) -> None:
     """A quick store gets one group at a time, which takes least memory."""
-    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
     monkeypatch.setattr(bucket, "HEAD_START", head_start)
     faults.add("xorb", "answered after 0.5 s", times=99)
     open_uploads = OpenUploads()
@@ -256,10 +263,10 @@ class _CountedSession:
         return self.session.new_upload_commit(**options)
 
 
+@pytest.mark.usefixtures("tiny_groups")
 async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
     commits = _Commits(monkeypatch)
     files: dict[str, Any] = {f"{number}": bytes([number]) * 100 for number in range(25)}
     await uploader.sync(files, RUN)
