@@ -611,8 +611,8 @@ def test_ctrl_c_while_a_checkpoint_waits_for_room(
     pusher.push(LARGE)
     blocker.wait()
     pusher.push({"b.txt": b"b"})
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         pusher.push({"c.txt": b"c"})
     blocker.release()
     assert str(pusher.flush(timeout=30)) == "2 pushed"
