@@ -153,7 +153,10 @@ class UploadConfig:
         stall_timeout: seconds without progress of a part before it is sent again. With Xet: seconds
             without any progress before the upload is started again; what was sent already is not
             sent again. After `max_retries` times LFS takes over, with a warning. When only an
-            answer is missing, the second wait is twice as long, and so on.
+            answer is missing, the second wait is twice as long, and so on. Xet shows the progress
+            of a whole push, not of a file, which may be waiting for its turn: a file that is stuck
+            is noticed once the others of its push are done. While other pushes of the same
+            `Uploader` make progress, a push may wait for them, ten times as long at most.
         response_timeout: seconds to wait for the Hub's answer to a commit or a completion. Small
             calls, which can be repeated safely, are sent again after at most 30 s.
         outage_timeout: seconds to wait for the network when there is no connection at all.
@@ -248,7 +251,8 @@ class PushOptions:
         commit_message: first line of the commit message; None describes what was pushed.
         commit_description: the rest of the commit message.
         create_pr: open a pull request instead of committing to `revision`.
-        parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised.
+        parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised,
+            before anything is sent if the branch is already elsewhere.
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
@@ -327,6 +331,8 @@ class PushOptions:
         _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
+        if (problem := _revision_problem(self.revision)) is not None:
+            raise ValueError(f"revision must be the name of a branch: {self.revision!r} {problem}")
         for name in ("path_in_repo", "commit_description"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be text, not {getattr(self, name)!r}")
@@ -512,6 +518,37 @@ def _are_texts(value: Any) -> bool:
 
 def _is_commit_oid(text: Any) -> bool:
     return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
+
+
+_NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+_LONGEST_REF_NAME = 250
+"""Bytes between two slashes. git keeps each part as the name of a file, with `.lock` while it is
+written."""
+
+
+def _revision_problem(name: str) -> str | None:
+    """Why git has no branch, tag or other ref of this name, or None (see `git check-ref-format`).
+
+    >>> _revision_problem("a..b"), _revision_problem("refs/pr/1")
+    ("contains '..'", None)
+    """
+    if (found := _NOT_IN_REFS.search(name)) is not None:
+        return f"contains {found[0]!r}"
+    if name == "@" or name.startswith("-"):
+        return "is an option or a shorthand to git"
+    for sequence in ("..", "@{", "//"):
+        if sequence in name:
+            return f"contains {sequence!r}"
+    for part in name.split("/"):
+        if not part:
+            return "begins or ends with a slash"
+        if part.startswith("."):
+            return "has a part that begins with a dot"
+        if part.endswith((".", ".lock")):
+            return "has a part that ends with '.' or '.lock'"
+        if len(part.encode(errors="replace")) > _LONGEST_REF_NAME:
+            return f"is longer than {_LONGEST_REF_NAME} bytes"
+    return None
 
 
 def _check_unicode(name: str, value: str | None) -> None:

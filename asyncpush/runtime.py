@@ -83,6 +83,7 @@ from asyncpush.pipeline.changes import DEFAULT_BRANCH
 from asyncpush.pipeline.content_cache import CACHE_SHARE, CacheMemory, ContentCache
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
+from asyncpush.pipeline.preflight import check_parent_early
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.protocol import urls
@@ -235,7 +236,9 @@ class Runtime:
 
     async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
-            return await self._run(ctx).commit(await gather(ctx.events))
+            run = self._run(ctx)
+            await check_parent_early(ctx)  # `gather` may store files for hours
+            return await run.commit(await gather(ctx.events))
 
         return await self._observed(repo, NO_FILES, options, work)
 

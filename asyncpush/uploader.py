@@ -459,9 +459,11 @@ class Uploader:
         """Remove the complete checkpoint sets directly below a bucket address, except the newest
         `keep` (1 or more). Returns the removed sets.
 
-        A set that is not complete stays, since it may still be being written. What an interrupted
-        removal has left is removed as well. Raises `ValueError` for an invalid `keep`, `SyncError`
-        when not all could be removed, and otherwise as `checkpoints_in` does.
+        The newest are those that were completed last, by the Hub's clock, whoever wrote them. A set
+        that is not complete stays, since it may still be being written, and so does one that is
+        written again meanwhile. What an interrupted removal has left is removed as well. Raises
+        `ValueError` for an invalid `keep`, `SyncError` when not all could be removed, and otherwise
+        as `checkpoints_in` does.
         """
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise ValueError(f"keep must be a whole number of at least 1, not {keep!r}")

@@ -98,6 +98,8 @@ ideal = Entry(IDEAL, "ideal", {"connections": CONNECTIONS})
 ideal_md5 = Entry(IDEAL_MD5, "ideal", {"connections": CONNECTIONS, "md5": True})
 
 bare = Entry("bare aiohttp", "bare")
+CHECKED = "bare aiohttp, checked"
+checked = Entry(CHECKED, "bare", {"checked": True})
 
 ALL = (ours, unchecked, official, npm, ideal, ideal_md5)
 SLOW = Network(per_connection=25e6, latency=0.03)
@@ -267,10 +269,12 @@ SCENARIOS = (
         "500 LFS objects of 64 KB",
         FileSet(500, 64_000),
         FileSet(60, 64_000),
-        (ours, unchecked, official, npm, bare, ideal),
+        (ours, unchecked, official, npm, bare, checked, ideal),
         targets=(
-            Target("wall", OURS, (OFFICIAL,), at_most=0.3),
+            Target("wall", OURS, (OFFICIAL,), at_most=0.5),
             Target("wall", OURS, (IDEAL,), at_most=1.6),
+            Target("wall", OURS, (bare.label,), at_most=1.4),
+            Target("wall", OURS, (CHECKED,), at_most=1.1),
         ),
     ),
     Scenario(
@@ -278,11 +282,12 @@ SCENARIOS = (
         "500 LFS objects of 64 KB, 30 ms",
         FileSet(500, 64_000),
         FileSet(60, 64_000),
-        (ours, official, npm, bare, ideal),
+        (ours, official, npm, bare, checked, ideal),
         Network(latency=0.03),
         targets=(
             Target("wall", OURS, (OFFICIAL,), at_most=0.2),
             Target("wall", OURS, (IDEAL,), at_most=1.6),
+            Target("wall", OURS, (CHECKED,), at_most=1.1),
         ),
     ),
     Scenario(

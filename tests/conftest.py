@@ -17,7 +17,7 @@ from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.routes.tokens import TrustedPublishers
 from asyncpush.models import FileIdentity
-from asyncpush.pipeline import bucket, commit, verification
+from asyncpush.pipeline import bucket, commit, preflight, verification
 from tests import timeouts
 from tests.fault_table import FaultReport, FaultTable
 from tests.faults import FaultLayer
@@ -82,6 +82,7 @@ def quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     Also by commands, which have no option for it."""
     for name in ("LATE_WAITS", "ANSWERED_WAITS", "HEAD_WAITS", "UNCLEAR_HEAD_WAITS"):
         monkeypatch.setattr(commit, name, tuple(wait / 100 for wait in getattr(commit, name)))
+    monkeypatch.setattr(preflight, "PARENT_WAITS", (0.01, 0.01))
     longest_wait = verification.LONGEST_WAIT / 100
     for module in (bucket, verification):
         monkeypatch.setattr(module, "LONGEST_WAIT", longest_wait)

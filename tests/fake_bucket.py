@@ -199,7 +199,7 @@ class _Store:
         await ctx.session.ask(request, parse_grant, ctx.events)
         return self
 
-    async def open_upload(self) -> _Upload:
+    async def open_upload(self, *, brief: bool = False) -> _Upload:
         return _Upload(self._bucket)
 
     async def hash_files(

@@ -44,6 +44,9 @@ BAD_CONFIG: list[tuple[str, Any]] = [
 BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("repo_type", value) for value in ("models", None)),
     *(("revision", value) for value in ("", None, 5)),
+    *(("revision", value) for value in ("a..b", "x.lock", "a.lock/b", "-x", "a b", "a\x07b", "@")),
+    *(("revision", value) for value in ("a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "a@{1}")),
+    *(("revision", value) for value in ("a//b", "/a", "a/", ".a", "a/.b", "a.", "x" * 251)),
     *(("path_in_repo", value) for value in (None, Path("a"))),
     *(("commit_description", value) for value in (None, 5)),
     ("commit_message", 5),
@@ -115,6 +118,9 @@ def test_settings_at_their_bounds(good: dict[str, Any]) -> None:
         {"visibility": "public", "region": "eu", "resource_group": "rg-1"},
         {"parent_commit": "abcdef0", "max_files_per_commit": 1, "create_pr": True},
         {"parent_commit": "a" * 64, "timeout": 0.1},
+        {"revision": "refs/pr/12"},
+        {"revision": "feature/ä-1.2_x@y"},
+        {"revision": "0123456789abcdef0123456789abcdef01234567"},  # for audit
         {"allow_patterns": "*.bin", "ignore_patterns": ("a", "b"), "delete_patterns": []},
         {"max_files_per_commit": 5, "revision": "dev", "commit_message": "m"},
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import field
@@ -38,7 +39,9 @@ from asyncpush.protocol.addresses import (
     any_target_of,
     is_address,
     is_web_url,
+    names_bucket,
     parse_address,
+    source_of,
     target_of,
 )
 
@@ -414,7 +417,11 @@ def _check_timeline(path: Path) -> None:
 
 def check_file(flag: str, path: Path) -> None:
     """Check that a file can be written there. Raises `UsageError`."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    try:
+        usable = not path.is_dir() and path.absolute().parent.is_dir()
+    except FileNotFoundError:  # the current folder has been deleted
+        usable = False
+    if not usable:
         raise UsageError(f"{flag} must be a file in a folder that exists: {path}")
 
 
@@ -452,6 +459,66 @@ def check_order(repo_id: str, source: str) -> None:
             f"REPO_ID and SOURCE look swapped: {repo_id!r} is a local path, {source!r} is not",
             suggestion=f"write the repo first: {source} {repo_id}",
         )
+
+
+def check_direction(source: str, target: str, *, upload: str) -> None:
+    """Detect a source that is on the Hub: a download or a copy is wanted. `upload` is the command
+    that uploads to `target`. Raises `UsageError`."""
+    if not is_address(source) or os.path.exists(source):
+        return
+    to_hub = is_address(target) or ("/" in target and not _looks_local(target))
+    instead = (
+        f"to copy it on the Hub: {_command('asyncpush', 'copy', source, target)}"
+        if to_hub
+        else f"to download it: {_download(source, target)}; to upload {target}: {upload}"
+    )
+    raise UsageError(
+        f"this command uploads, and its source is on the Hub: {source}", suggestion=instead
+    )
+
+
+def check_copied_on_hub(source: str, destination: str) -> None:
+    """Detect a copy from or to this machine. Raises `UsageError`."""
+    if not _looks_local(source) and (_looks_local(destination) or "/" not in destination):
+        raise UsageError(
+            f"copy stays on the Hub, and DST is a local path: {destination}",
+            suggestion=f"to download: {_download(source, destination)}",
+        )
+    if _looks_local(source) and not _looks_local(destination):
+        bucket = names_bucket(destination)
+        words = ("sync", source, destination) if bucket else ("push", destination, source)
+        raise UsageError(
+            f"copy stays on the Hub, and SRC is a local path: {source}",
+            suggestion=f"to upload: {_command('asyncpush', *words)}",
+        )
+
+
+def _looks_local(text: str) -> bool:
+    """Whether this can only be meant as a path on this machine."""
+    if is_address(text):
+        return False
+    if text.startswith((".", "/", "~", "\\")):
+        return True
+    return text.count("/") != 1 and os.path.exists(text)
+
+
+def _download(source: str, folder: str) -> str:
+    """The command of the official client that downloads it."""
+    try:
+        address = source_of(source, "model", PUBLIC_ENDPOINT)
+    except InvalidRepoIdError:
+        return "use `hf download` or, for a bucket, `hf buckets sync`"
+    if address.kind == "bucket":
+        return _command("hf", "buckets", "sync", source, folder)
+    words = ["hf", "download", address.repo_id]
+    words += [address.path] if address.path else []
+    words += ["--repo-type", address.kind] if address.kind != "model" else []
+    words += ["--revision", address.revision] if address.revision else []
+    return _command(*words, "--local-dir", folder)
+
+
+def _command(*words: str) -> str:
+    return f"`{shlex.join(words)}`"
 
 
 def check_source(source: str) -> None:

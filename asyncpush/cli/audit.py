@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from click.exceptions import Exit
 
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.base import command, option, settings
-from asyncpush.cli.output import CommandFailedError, Output
+from asyncpush.cli.output import CommandFailedError, Output, UsageError
 from asyncpush.cli.push import run_with_uploader
 from asyncpush.options import PushOptions
+from asyncpush.protocol.addresses import is_address
 
 if TYPE_CHECKING:
     from asyncpush.models import AuditReport
@@ -64,6 +66,11 @@ def audit(
     """Compare local files with a repo or a bucket by checksum. Nothing is downloaded. The exit code
     is 0 only if it has exactly these files."""
     arg.check_order(repo_id, source)
+    if is_address(source) and not os.path.exists(source):
+        raise UsageError(
+            f"audit compares local files with the Hub, and SOURCE is on the Hub: {source}",
+            suggestion="name a local folder or file second",
+        )
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options, buckets=True)
     connection = arg.connection(context, quiet=output.quiet)

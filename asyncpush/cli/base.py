@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from asyncpush.cli.output import InterruptedBySignal, Output, UsageError, exit_code
+from asyncpush.cli.output import (
+    InterruptedBySignal,
+    Output,
+    UsageError,
+    exit_code,
+    is_disk_full,
+    text_not_written,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -336,6 +343,10 @@ class Application(Group):
             interrupted = InterruptedBySignal()
             Output(as_json=as_json).failure(interrupted)
             code = exit_code(interrupted)
+        except OSError as error:  # from click itself, as it prints a help text
+            if not is_disk_full(error):
+                raise
+            code = text_not_written(error)
         sys.exit(code or 0)
 
 

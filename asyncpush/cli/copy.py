@@ -63,6 +63,7 @@ def copy(
     \b
       asyncpush copy hf://me/staging@SHA hf://org/prod --message "v1.2"
     """
+    arg.check_copied_on_hub(source, destination)
     if names_bucket(destination):
         to_bucket = _sync_options(context)
         run_sync(

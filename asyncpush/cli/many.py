@@ -125,7 +125,7 @@ def push_manifest(
         raise error.with_(suggestion=suggestion) from error.__cause__
     finally:
         if done.write_error is not None:
-            output.warn(f"warning: {done.path} is not complete: {done.write_error}")
+            output.file_not_written("state", f"{done.path} is not complete: {done.write_error}")
     _report(output, pushes, time.monotonic() - started)
 
 

@@ -13,7 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -32,7 +32,7 @@ from asyncpush.errors import (
 )
 from asyncpush.lazy_dataclass import dataclass
 
-FAILED, USAGE, NOT_AUTHORISED, CONFLICT = 1, 2, 3, 4
+FAILED, USAGE, NOT_AUTHORISED, CONFLICT, UNWRITTEN = 1, 2, 3, 4, 5
 
 MADE_HINT = "nothing needs to be sent again; `asyncpush audit` compares the files with the repo"
 RESUME_HINT = "run the same command again to resume: bytes already stored are not sent again"
@@ -174,7 +174,7 @@ def _suggestion(error: BaseException) -> str:
     match error:
         case AsyncPushError():
             return error.suggestion
-        case OSError() if error.errno in _DISK_FULL:
+        case OSError() if is_disk_full(error):
             return "free some disk space or use another folder, then run the command again"
         case OSError() if error.errno == errno.EADDRINUSE:
             return (
@@ -217,6 +217,9 @@ _RED = "\x1b[31m"
 _BOLD_RED = "\x1b[1;31m"
 _PLAIN = "\x1b[0m"
 _NARROWEST = 30
+_PLACES = ("pr_url", "commit_url", "bucket_url", "receipts_file", "timeline_file", "url")
+"""The keys of a result that say where it is."""
+
 _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 
@@ -233,24 +236,49 @@ class Output:
     """How one command prints.
 
     With `as_json` stdout gets exactly one JSON object, whatever happens; `verbose` adds tracebacks
-    to failures; `quiet` leaves out notes.
+    to failures; `quiet` leaves out notes. `unwritten` has what could not be written although the
+    work was done.
     """
 
     as_json: bool = False
     verbose: bool = False
     quiet: bool = False
+    unwritten: list[str] = field(default_factory=list, init=False)
 
     def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
         """Print the result: lines of text, or the document as JSON.
 
-        The work is done, so a stdout that cannot be written to is no failure. Only with JSON, where
-        the reader of a pipe needs the object, a closed pipe ends the program with exit code 141.
+        The work is done. If stdout cannot be written to (a full disk), stderr says so and what was
+        done, and the command ends with exit code 5. A reader that has closed a pipe has seen
+        enough; only with JSON, where it needs the whole object, this ends the program with exit
+        code 141.
         """
-        if self.as_json:
-            if not self._json({"ok": True, **document}):
-                raise click.exceptions.Exit(128 + _SIGPIPE)
-        else:
-            self._print(map(_clean, lines))
+        try:
+            if self.as_json:
+                problem = self._json({"ok": True, **document})
+            else:
+                problem = self._print(map(_clean, lines))
+        except KeyboardInterrupt:
+            self._warn_of_result("printing the result was interrupted", document)
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
+        if problem is None:
+            return
+        if not isinstance(problem, BrokenPipeError):
+            self._warn_of_result(_unwritten(problem), document)
+            self.unwritten.append("the result")
+        elif self.as_json:
+            raise click.exceptions.Exit(128 + _SIGPIPE)
+
+    def _warn_of_result(self, problem: str, document: Mapping[str, Any]) -> None:
+        where = next((document[key] for key in _PLACES if document.get(key)), None)
+        done = "the command has done its work" + (f" ({where})" if where is not None else "")
+        self.warn(f"warning: {done}, but {problem}")
+
+    def file_not_written(self, what: str, problem: str) -> None:
+        """A file that the user asked for is missing or not complete, and the work goes on or is
+        done. Warns, and makes the exit code 5 unless the command fails."""
+        self.warn(f"warning: {problem}")
+        self.unwritten.append(what)
 
     def negative(
         self,
@@ -266,9 +294,10 @@ class Output:
             error = failure_document(why)
             if code is not None:
                 error["exit_code"] = code
-            self._json({"ok": False, "error": error, **document})
+            problem = self._json({"ok": False, "error": error, **document})
         else:
-            self._print(map(_clean, lines))
+            problem = self._print(map(_clean, lines))
+        self._warn_unless_closed(problem)
         _print_error(lambda stream: _block(failure_lines(why), stream))
 
     def note(self, *lines: str) -> None:
@@ -283,7 +312,7 @@ class Output:
     def failure(self, error: BaseException) -> None:
         """Print a failure as a red block on stderr, after its traceback with `verbose`."""
         if self.as_json:
-            self._json({"ok": False, "error": failure_document(error)})
+            self._warn_unless_closed(self._json({"ok": False, "error": failure_document(error)}))
         if not isinstance(error, InterruptedBySignal):
             self.trace(error)
         _print_error(lambda stream: _block(failure_lines(error), stream))
@@ -299,6 +328,8 @@ class Output:
         """Print whatever is raised inside, and end the program with its exit code."""
         try:
             yield
+            if self.unwritten:
+                raise click.exceptions.Exit(UNWRITTEN)
         except (
             click.exceptions.Exit,
             BrokenPipeError,
@@ -316,23 +347,46 @@ class Output:
             end_at_once(exit_code(error))
         raise click.exceptions.Exit(exit_code(error)) from error
 
-    def _json(self, document: Mapping[str, Any]) -> bool:
+    def _json(self, document: Mapping[str, Any]) -> Exception | None:
         # ASCII: no locale, pipe or undecodable file name can break it.
+        if sys.stdout is None:
+            return OSError(errno.EBADF, "it is closed")
         return self._print([json.dumps(document, default=asdict)])
 
-    def _print(self, lines: Iterable[str]) -> bool:
-        """Print to stdout; False if its reader has closed the pipe."""
+    def _print(self, lines: Iterable[str]) -> Exception | None:
+        """Print to stdout. Returns why that failed: `BrokenPipeError` if its reader has closed the
+        pipe."""
         if sys.stdout is None:  # closed before the program started
-            return True
+            return None
         try:
             _write(sys.stdout, lines)
-        except BrokenPipeError:
-            _abandon(sys.stdout)
-            return False
         except (OSError, ValueError) as error:
             _abandon(sys.stdout)
-            self.warn(f"warning: the result could not be written to stdout: {error}")
-        return True
+            return error
+        except KeyboardInterrupt:  # nobody reads, and the next line would wait again
+            _abandon(sys.stdout)
+            raise
+        return None
+
+    def _warn_unless_closed(self, problem: Exception | None) -> None:
+        if problem is not None and not isinstance(problem, BrokenPipeError):
+            self.warn(f"warning: {_unwritten(problem)}")
+
+
+def _unwritten(problem: Exception) -> str:
+    reason = (isinstance(problem, OSError) and problem.strerror) or str(problem)
+    return f"the result could not be written to stdout: {reason}"
+
+
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in _DISK_FULL
+
+
+def text_not_written(error: OSError) -> int:
+    """Report that a help text could not be written, and return the exit code."""
+    _abandon(sys.stdout)
+    Output().warn(_unwritten(error).replace("result", "text", 1))
+    return UNWRITTEN
 
 
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:

@@ -14,7 +14,7 @@ from click import Context, get_current_context
 from asyncpush.cli import arguments as arg
 from asyncpush.cli.arguments import Connection, check_records, hub_endpoint
 from asyncpush.cli.base import argument, checked, command, option, settings
-from asyncpush.cli.output import Output, UsageError, columns, paragraph
+from asyncpush.cli.output import CommandError, Output, UsageError, columns, paragraph
 from asyncpush.cli.running import listeners_of, log_everything, run
 from asyncpush.events import Event, Listener, PushFinished
 from asyncpush.listeners.format import format_bytes, format_count, format_rate, format_seconds
@@ -69,6 +69,7 @@ def push(
             suggestion=f"run asyncpush watch {source} {repo_id} --every {every}m (m: minutes)",
         )
     arg.check_order(repo_id, source)
+    arg.check_direction(source, repo_id, upload=f"asyncpush push {repo_id} SOURCE")
     arg.check_source(source)
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options)
@@ -130,6 +131,7 @@ def upload(
     from asyncpush.models import receipts_to_json
 
     arg.check_order(repo_id, source)
+    arg.check_direction(source, repo_id, upload=f"asyncpush push {repo_id} SOURCE")
     arg.check_source(source)
     arg.check_file("--receipts", receipts)  # before the upload, not after it
     options = settings(context, PushOptions)
@@ -143,7 +145,15 @@ def upload(
             untouched="no receipts were written",
         )
     # Not private: another user's rank 0 may be the one who commits. The umask decides.
-    write_atomically(receipts, receipts_to_json(stored))
+    try:
+        write_atomically(receipts, receipts_to_json(stored))
+    except OSError as error:
+        raise CommandError(
+            f"the files are stored, but their receipts could not be written to {receipts}:"
+            f" {error.strerror or error}",
+            suggestion="free some disk space or name another file, then run the command again:"
+            " what is stored is not sent again",
+        ) from error
     output.result(_stored_lines(receipts, stored), _stored_document(receipts, stored))
 
 

@@ -18,7 +18,7 @@ from asyncpush.cli.push import run_with_uploader
 from asyncpush.errors import SyncError
 from asyncpush.listeners.format import format_bytes, format_count, format_seconds
 from asyncpush.options import LOCAL, PUBLIC_ENDPOINT, PushOptions, SyncOptions
-from asyncpush.protocol.addresses import bucket_of, is_address, is_web_url
+from asyncpush.protocol.addresses import bucket_of, is_web_url
 from asyncpush.uploader import Uploader
 
 if TYPE_CHECKING:
@@ -141,11 +141,7 @@ def check_for_bucket(context: Context, taken: Container[str], what: str) -> None
 
 
 def _check_address(context: Context, source: str, address: str) -> None:
-    if is_address(source) and not is_address(address):
-        raise UsageError(
-            f"SOURCE and ADDRESS look swapped: {source!r} is an address",
-            suggestion=f"name the source first: {address} {source}",
-        )
+    arg.check_direction(source, address, upload=f"`asyncpush sync {address} {source}`")
     endpoint = arg.hub_endpoint(context.params.get("endpoint"))
     if endpoint == LOCAL:
         if is_web_url(address):

@@ -72,11 +72,22 @@ def wants_event(listener: Listener, kind: type[Event]) -> bool:
 
 
 _span_numbers = itertools.count(1)
+_process = ""
+
+
+def _name_process() -> None:
+    global _process
+    _process = f"{os.getpid() & 0xFFFFFFFF:08x}"
+
+
+_name_process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_name_process)
 
 
 def new_span_id() -> str:
     """16 hex digits, as in W3C trace context, unique in this process."""
-    return f"{os.getpid() & 0xFFFFFFFF:08x}{next(_span_numbers) & 0xFFFFFFFF:08x}"
+    return f"{_process}{next(_span_numbers) & 0xFFFFFFFF:08x}"
 
 
 class _Listeners:
@@ -145,7 +156,8 @@ class Emitter:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether a listener handles events of this kind. If not, the event need not be created."""
-        return bool(self._listeners.of(kind))
+        listeners = self._listeners.by_kind.get(kind)
+        return bool(self._listeners.of(kind) if listeners is None else listeners)
 
     @property
     def detailed(self) -> bool:

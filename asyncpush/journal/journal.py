@@ -259,22 +259,32 @@ class Journal:
     # Uploads
 
     def find_upload(self, scope: str, oid: str) -> OpenUpload | None:
-        """The upload of this object that can be resumed, or None.
+        """The upload of this object that can be resumed, or None. From now on parts that are stored
+        belong to it: only whoever has the object's claim may call this.
 
         None when its URLs have expired or are about to, and when it was opened in the future: the
         clock has been set back since, so the remaining lifetime is unknown. `scope` is the endpoint
         and the repo.
         """
-        found = self._read(partial(tables.find_upload, scope=scope, oid=oid), at_once=True)
-        if found is None:
-            return None
-        number, details, parts = found
-        upload = read_upload(oid, details, parts)
+        number, upload = self._read_upload(scope, oid)
         if upload is None or not self._is_alive(upload):
             return None
         with self._state:
             self._current[scope, oid] = number
         return upload
+
+    def watch_upload(self, scope: str, oid: str) -> tuple[float, int] | None:
+        """When the upload of this object was opened and how many parts are stored, or None if there
+        is none. For those who wait for whoever has the object's claim."""
+        _, upload = self._read_upload(scope, oid)
+        return None if upload is None else (upload.started_at, len(upload.etags))
+
+    def _read_upload(self, scope: str, oid: str) -> tuple[int, OpenUpload | None]:
+        found = self._read(partial(tables.find_upload, scope=scope, oid=oid), at_once=True)
+        if found is None:
+            return 0, None
+        number, details, parts = found
+        return number, read_upload(oid, details, parts)
 
     def begin_upload(self, scope: str, upload: OpenUpload) -> None:
         """Remember a multipart upload that was just opened, in place of any earlier one. Durable
@@ -331,6 +341,10 @@ class Journal:
         """The commit that was requested without its answer having been seen, or None."""
         details = self._read(partial(tables.find_commit, scope=scope, fingerprint=fingerprint))
         return None if details is None else read_commit(fingerprint, details)
+
+    def has_pending_commits(self, scope: str) -> bool:
+        """Whether any commit to this repo was requested without its answer having been seen."""
+        return bool(self._read(partial(tables.count_commits, scope=scope)))
 
     def end_commit(self, scope: str, fingerprint: str) -> None:
         """The commit's outcome is known."""

@@ -356,6 +356,11 @@ def find_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) ->
     return None if row is None else row[0]
 
 
+def count_commits(connection: sqlite3.Connection, scope: str) -> int:
+    row = connection.execute("SELECT count(*) FROM commits WHERE scope = ?", (blob(scope),))
+    return int(row.fetchone()[0])
+
+
 def put_commit(connection: sqlite3.Connection, row: Row) -> None:
     connection.execute("INSERT OR REPLACE INTO commits VALUES (?,?,?,?)", row)
 

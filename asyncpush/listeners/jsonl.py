@@ -35,6 +35,8 @@ class JsonlWriter:
 
     def __init__(self, path: str | os.PathLike[str], *, verbose: bool = False) -> None:
         self.path: str = os.fspath(path)
+        self.error: OSError | None = None
+        """Why not all events were written."""
         self._left_out: frozenset[type] = frozenset() if verbose else _MANY
         self._file: FileIO | None = None
         self._closed = False
@@ -49,6 +51,7 @@ class JsonlWriter:
                 self._announcement = Announcement(self._file.fileno(), EVENTS)
             _write_all(self._file, _line(event_row(record)))
         except OSError as exc:
+            self.error = exc
             self.close()
             logger.warning(
                 "events are no longer written to %s: %s (the upload goes on)", self.path, exc
@@ -64,6 +67,7 @@ class JsonlWriter:
             try:
                 file.close()
             except OSError as exc:  # some network file systems report a full disk only here
+                self.error = self.error or exc
                 logger.warning("closing %s failed: %s", self.path, exc)
 
 

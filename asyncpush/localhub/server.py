@@ -42,6 +42,7 @@ from asyncpush.localhub.routes import (
     discussions,
     git,
     metadata,
+    moving,
     repo_admin,
     storage,
     tokens,
@@ -78,6 +79,7 @@ _MODULES = (
     xet_cas,
     git,
     bucket_api,
+    moving,
 )
 
 ROUTE_NAMES = lfs_server.ROUTES | {

@@ -101,7 +101,8 @@ def next_link(url: str, query: Mapping[str, str], **changes: str) -> dict[str, s
 def wire_time(moment: datetime | str) -> str:
     """The Hub's time format: `2024-05-01T12:00:00.000Z`."""
     moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    time = moment.strftime("%m-%dT%H:%M:%S")
+    return f"{moment.year:04d}-{time}.{moment.microsecond // 1000:03d}Z"
 
 
 def new_request_id() -> str:

@@ -505,7 +505,7 @@ class RequestBody(aiohttp.Payload):
     async def finish(self) -> None:
         """End a request, however it went: the stream's source closes its files, and the rest of an
         abandoned body is not sent."""
-        if self._writing is not None:
+        if self._writing is not None and not (self.whole and self._writing.done()):
             # aiohttp's writer; aiohttp cancels it too, but does not wait for it
             self._writing.cancel()
             await wait_until_done(self._writing)

@@ -45,11 +45,17 @@ def has_token() -> bool:
 def find_token() -> tuple[str, str] | None:
     """The token, and the variable or file it comes from; None when there is none. Raises
     `AuthError` for a text that cannot be a token."""
+    return _token_in_variables() or _token_in_file() or _token_in_colab()
+
+
+def _token_in_variables() -> tuple[str, str] | None:
     for name in _VARIABLES:
         if value := _clean(os.environ.get(name, ""), name):
             return value, name
-    if (found := _token_in_file()) is not None:
-        return found
+    return None
+
+
+def _token_in_colab() -> tuple[str, str] | None:
     value = _clean(colab_token(), COLAB)
     return (value, COLAB) if value is not None else None
 
@@ -87,6 +93,15 @@ def _token_in_file() -> tuple[str, str] | None:
         return None
     value = _clean(text, str(path))
     return (value, str(path)) if value is not None else None
+
+
+def _blank_file() -> Path | None:
+    """The token file, if it is empty although there are stored logins."""
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _token_path()
+        if not path.read_bytes().strip() and stored_path(path).exists():
+            return path
+    return None
 
 
 class TokenSource:
@@ -185,17 +200,29 @@ class TokenSource:
             found = value, _GIVEN
         elif self.login is not None and (resource := os.environ.get(RESOURCE)):
             return await self.login.exchange(resource)
-        else:
-            found = find_token()
+        elif (found := _token_in_variables()) is None:
+            # What was read is not compared with the file again: another process may replace the
+            # token at any time.
+            stored = await self._stored()
+            if stored is not None and self.login is not None:
+                return await self.login.stored(stored[0], Path(stored[1]), refused=rejected)
+            found = stored or _token_in_colab()
         if found is None and (reason := _unreadable_file()) is not None:
             raise MissingTokenError(
                 f"no Hugging Face token was given or found: {reason}", endpoint=self._endpoint
             )
         if found is None:
             raise MissingTokenError(endpoint=self._endpoint)
-        if self.login is not None and not callable(self._given) and found == _token_in_file():
-            return await self.login.stored(found[0], Path(found[1]), refused=rejected)
         return Credential(*found)
+
+    async def _stored(self) -> tuple[str, str] | None:
+        """The token in the file. The official client empties the file before it writes a renewed
+        token."""
+        found = _token_in_file()
+        if found is None and self.login is not None and (path := _blank_file()) is not None:
+            value = _clean(await self.login.read_again("", path), str(path))
+            found = None if value is None else (value, str(path))
+        return found
 
 
 async def _called(ask: Callable[[], str | Awaitable[str]]) -> str:

@@ -140,7 +140,7 @@ class Login:
         """
         login = find_login(token, path)
         if login is None and kind_of_token(token) == "oauth":
-            token = await self._read_again(token, path)
+            token = await self.read_again(token, path)
             login = find_login(token, path)
         if login is None:
             return Credential(token, str(path), renewable=True)
@@ -159,9 +159,9 @@ class Login:
             again = self._clock() + RECHECK_AFTER
             return Credential(token, str(path), again, login.expires_at, renewable=True)
 
-    async def _read_again(self, token: str, path: Path) -> str:
+    async def read_again(self, token: str, path: Path) -> str:
         """The token in the file once no process holds the lock: who renews a login writes the
-        logins first, and then the token."""
+        logins first, and then the token. If it cannot be read, `token`."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             async with self._locked(stored_path(path)):
                 return _read_token(path) or token

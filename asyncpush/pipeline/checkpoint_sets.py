@@ -208,21 +208,46 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [*parts, (-1, text)]
 
 
+LISTINGS = 3
+"""How often the sets are listed again because another writer has changed one of them."""
+
+
 async def prune_sets(ctx: PushContext, folder: str, keep: int) -> list[CheckpointSet]:
     """Remove the complete sets directly below a folder except the newest `keep`, and what
-    interrupted removals have left. A set without a marker stays, since it may be in progress.
-    Raises `SyncError`."""
+    interrupted removals have left. Raises `SyncError`.
+
+    Other processes may write and remove sets at the same time. The sets of all of them count, and
+    their age is that of their markers by the Hub's clock. A set without a marker stays, since it
+    may be in progress. Nothing is removed once the markers of that set and of the `keep` to be kept
+    are not as they were listed: the set may just have been written again, and a newer one may have
+    become incomplete. Then the sets are listed again, or else left for the next removal.
+    """
     bucket = Bucket(ctx)
-    shown = await bucket.files_below(folder)
-    sets = await _complete(ctx, shown, folder)
-    notes = await _read_all(ctx, shown, folder, PRUNED)
-    for each in sets[:-keep]:
-        await _remove(ctx, bucket, each.folder, _listed(each.folder, each.marker, shown), each.file)
-    for below, (note, removed) in notes.items():
+    removed: list[CheckpointSet] = []
+    for _ in range(LISTINGS):
+        shown = await bucket.files_below(folder)
+        sets = await _complete(ctx, shown, folder)
+        notes = await _read_all(ctx, shown, folder, PRUNED)
+        old, kept = sets[:-keep], sets[-keep:]
+        for each in old:
+            if not await _as_listed(bucket, [each, *kept]):
+                break
+            files = _listed(each.folder, each.marker, shown)
+            await _remove(ctx, bucket, each.folder, files, each.file)
+            removed.append(each.found)
+        else:
+            break
+    for below, (note, marker) in notes.items():
         if all(each.folder != below for each in sets):
-            files = _listed(below, removed, shown) if note.size else _all_below(below, shown)
+            files = _listed(below, marker, shown) if note.size else _all_below(below, shown)
             await _remove(ctx, bucket, below, files, note)
-    return [each.found for each in sets[:-keep]]
+    return removed
+
+
+async def _as_listed(bucket: Bucket, sets: Sequence[_CompleteSet]) -> bool:
+    """Whether the bucket still shows the markers of these sets as they were listed."""
+    markers = {each.file.path: each.file for each in sets}
+    return await bucket.files(list(markers)) == markers
 
 
 def _listed(folder: str, marker: SetMarker | None, shown: Mapping[str, BucketFile]) -> list[str]:

@@ -26,6 +26,7 @@ from asyncpush.pipeline.preflight import (
     check_leaks,
     check_limits,
     check_one_commit,
+    head_at_parent,
     observed_head,
     prepare,
 )
@@ -100,6 +101,7 @@ async def copy(
     if head is None:
         ctx.warn(f"{ctx.repo.repo_id} (or its branch) does not exist and would be created")
         return run.plan_of(receipts)
+    head = await head_at_parent(ctx, head)
     await check_one_commit(ctx, receipts, head)
     return await run.commit_receipts(receipts, head, copier.load, bring=copier.bring)
 

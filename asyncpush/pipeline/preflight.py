@@ -7,10 +7,14 @@ for uploading large files").
 
 from __future__ import annotations
 
+import asyncio
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import field
 from functools import partial
+from typing import TypeVar
 
 import anyio
 
@@ -19,6 +23,7 @@ from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import (
     CommitConflictError,
     HubError,
+    PullRequestClosedError,
     RepoNotFoundError,
     SourceChangedError,
     SourceError,
@@ -33,10 +38,13 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import read_all, read_sample
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
 from asyncpush.sources.paths import folders_above
 from asyncpush.sources.problem_report import ProblemReport
+
+T = TypeVar("T")
 
 REPO_NOT_FOUND = "RepoNotFound"
 REVISION_NOT_FOUND = "RevisionNotFound"
@@ -66,6 +74,8 @@ async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyM
             group.start_soon(for_group(check_card), ctx, files)
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
+    if head is not None:
+        check_branch(ctx, head, ahead.target)
     return Prepared(head, ahead.skip_path_check)
 
 
@@ -75,6 +85,10 @@ class _EarlyAnswers:
 
     modes: EarlyModes
     skip_path_check: bool = False
+    target: Target = field(default_factory=lambda: Target())
+
+    async def ask_target(self, ctx: PushContext) -> None:
+        self.target = await target_of_commits(ctx)
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
@@ -104,6 +118,7 @@ async def _ask_head(ctx: PushContext, ahead: _EarlyAnswers) -> str | HubError:
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(ahead.modes.ask))
             group.start_soon(for_group(ahead.ask_paths), ctx)
+            group.start_soon(for_group(ahead.ask_target), ctx)
             try:
                 answer = await observed_head(ctx, ctx.options.revision)
             except HubError as exc:
@@ -158,6 +173,80 @@ async def head_of_branch(ctx: PushContext) -> str | None:
     return await _head_or_new_branch(ctx, looked)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is known about the revision to commit to, besides its head."""
+
+    tags: frozenset[str] = frozenset()
+    """The repo's tags."""
+    pull_request: repos.PullRequest | None = None
+
+
+async def target_of_commits(ctx: PushContext) -> Target:
+    """Ask what the revision is. Most pushes go to main and need not ask; what the Hub does not say
+    is left out."""
+    revision = ctx.options.revision
+
+    async def ask(request: HubRequest, parse: Callable[[HubResponse], T]) -> T | None:
+        try:
+            return await ctx.session.ask(
+                request, parse, ctx.events, expected=lambda error: True, retry=False
+            )
+        except HubError:
+            return None
+
+    if revision == DEFAULT_BRANCH:
+        return Target()
+    if (found := _PULL_REQUEST.fullmatch(revision)) is not None:
+        request = repos.pull_request_request(ctx.repo, int(found[1]))
+        return Target(pull_request=await ask(request, repos.parse_pull_request))
+    if revision.startswith("refs/"):
+        return Target()
+    return Target(await ask(repos.refs_request(ctx.repo), repos.parse_tags) or frozenset())
+
+
+_PULL_REQUEST = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
+
+
+def check_branch(ctx: PushContext, head: str, target: Target) -> None:
+    """Raise `HubError` if the revision, whose commit is `head`, cannot be committed to: the Hub
+    would refuse the commit after all bytes were sent. A pull request that was closed or merged
+    would take it, and nobody would see it."""
+    pull = target.pull_request
+    if pull is not None and pull.status in ("closed", "merged"):
+        reopen = "" if pull.status == "merged" else "reopen it, or "
+        raise PullRequestClosedError(
+            f"pull request #{pull.number} has been {pull.status}: nothing was sent",
+            merged=pull.status == "merged",
+            url=ctx.pull_request_url(pull.number),
+            suggestion=f"{reopen}open another one with create_pr=True (--create-pr)",
+        )
+    revision = ctx.options.revision
+    is_hex = len(revision) >= SHORT_OID and set(revision) <= set("0123456789abcdef")
+    if revision in target.tags or revision.startswith("refs/tags/"):
+        kind = "a tag"
+    elif is_hex and same_commit(head, revision):
+        kind = "a commit"
+    elif revision == "HEAD":
+        kind = "the head of the default branch"
+    else:
+        return
+    raise HubError(
+        f"revision {revision!r} is {kind}, not a branch: nothing was sent",
+        url=ctx.repo_url,
+        suggestion="name a branch with revision (--revision); create_branch=True"
+        " (--create-branch) creates a missing one",
+    )
+
+
+def _check_new_branch(name: str, missing: HubError) -> None:
+    """Raise the error for a branch that is missing and that the Hub would not create."""
+    if name.startswith("refs/") or (len(name) == 40 and set(name) <= set("0123456789abcdef")):
+        raise missing.with_(
+            suggestion=f"no branch can be created with the name {name!r}: choose another revision"
+        ) from missing.__cause__
+
+
 def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
     """Raise an error for options that no new repo can meet, before one is created: a parent
     commit, and a branch other than main, unless it is to be created too."""
@@ -173,16 +262,73 @@ def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
         )
 
 
+SHORT_OID = 7
+"""How many digits of a commit's oid the Hub takes for it."""
+
+PARENT_WAITS = (0.5, 1.0, 2.0)
+"""Seconds between checks of a head that does not follow the pinned parent: a Hub may know of a new
+commit for a while before it shows it."""
+
+
+async def head_at_parent(ctx: PushContext, head: str) -> str:
+    """The head, which is the pinned parent if there is one. Raises `CommitConflictError` before
+    anything is sent if it is another commit.
+
+    The Hub checks the parent again when it makes the commit. A push that opens a pull request and
+    was interrupted before is left to it: what that push has committed is not lost by a conflict.
+    """
+    pinned = ctx.options.parent_commit
+    if pinned is None or same_commit(head, pinned):
+        return head
+    if ctx.options.create_pr and not ctx.options.dry_run:
+        has_pending = partial(ctx.journal.has_pending_commits, ctx.scope)
+        if await in_thread(ctx.push_threads.journal, has_pending):
+            return head
+    if not await _has_in_history(ctx, head, pinned):
+        for wait in PARENT_WAITS:
+            await asyncio.sleep(wait)
+            head = await observed_head(ctx, ctx.options.revision)
+            if same_commit(head, pinned):
+                break
+    check_parent(ctx, head)
+    return head
+
+
+async def check_parent_early(ctx: PushContext) -> None:
+    """Raise `CommitConflictError` if the parent is pinned and the branch is known to be at another
+    commit. Nothing is created, and a head that cannot be read is no error yet."""
+    if ctx.options.parent_commit is None:
+        return
+    try:
+        head = await observed_head(ctx, ctx.options.revision)
+        await head_at_parent(ctx, head)
+    except CommitConflictError:
+        raise
+    except HubError:
+        return  # the commit reports what is wrong
+
+
+async def _has_in_history(ctx: PushContext, head: str, commit: str) -> bool:
+    """Whether the commit is among the latest before this head; False if the Hub does not say."""
+    try:
+        logged = await ctx.session.ask(
+            repos.commits_request(ctx.repo, head), repos.parse_commits, ctx.events
+        )
+    except HubError:
+        return False
+    return any(same_commit(each.oid, commit) for each in logged)
+
+
 def check_parent(ctx: PushContext, head: str) -> None:
-    """Raise `CommitConflictError` when the parent was pinned and differs from this head. A dry run
-    and a push with nothing to commit succeed only on the pinned parent, and a series of commits
-    must begin there. The Hub itself checks the parent of any other push."""
+    """Raise `CommitConflictError` when the parent was pinned and differs from this head."""
     pinned = ctx.options.parent_commit
     if pinned is not None and not same_commit(head, pinned):
         raise CommitConflictError(
-            f"the branch is at {head}, not at the pinned parent {pinned}",
+            f"the branch is at {head}, not at the pinned parent {pinned}; nothing was committed",
             url=ctx.repo_url,
-            suggestion="push again without parent_commit, or with the new head",
+            suggestion="someone else's commit came first, or parent_commit is of another branch:"
+            " look at the branch, then push again without parent_commit, which puts these files on"
+            " top of it, or with the new head as parent_commit",
         )
 
 
@@ -192,6 +338,7 @@ async def _head_or_new_branch(ctx: PushContext, answer: str | HubError) -> str |
         return answer
     if answer.error_code != REVISION_NOT_FOUND or not ctx.options.create_branch:
         raise answer
+    _check_new_branch(revision, answer)
     if ctx.options.dry_run:
         return None
     try:

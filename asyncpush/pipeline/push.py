@@ -29,15 +29,18 @@ from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_add
 from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series, committed_before
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
+    check_branch,
     check_leaks,
     check_limits,
     check_one_commit,
     check_parent,
     check_paths,
     check_whole,
+    head_at_parent,
     head_of_branch,
     observed_head,
     prepare,
+    target_of_commits,
     warning_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
@@ -86,8 +89,7 @@ class PushRun:
         prepared = await prepare(ctx, files, early)
         head = prepared.head
         if head is not None:
-            if ctx.options.dry_run:
-                check_parent(ctx, head)
+            head = await head_at_parent(ctx, head)
             if not prepared.skip_path_check:
                 await check_paths(ctx, [*_paths_of(files), *_paths_of(collected.streams)], head)
             await check_one_commit(ctx, files, head)
@@ -198,6 +200,8 @@ class PushRun:
             raise exc.with_(suggestion=_WHERE_STORED) from exc
         if head is None:
             return self.plan_of(receipts)
+        check_branch(ctx, head, await target_of_commits(ctx))
+        head = await head_at_parent(ctx, head)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
 
         def load(change: AddInline) -> bytes:
@@ -226,7 +230,6 @@ class PushRun:
         stored = await in_thread(ctx.threads, lambda: _compared(receipts, shown))
         deleted = await deletions(ctx, stored.receipts, head)
         if ctx.options.dry_run:
-            check_parent(ctx, head)
             await check_paths(ctx, list(stored.receipts), head)
             return self._plan(stored, deleted, head)
         if bring is not None:

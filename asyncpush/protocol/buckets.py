@@ -32,6 +32,7 @@ from asyncpush.protocol.http import (
     json_list,
     json_object,
     post_json,
+    protocol_error,
 )
 from asyncpush.protocol.repos import next_page
 
@@ -196,12 +197,14 @@ def answers_batch(response: HubResponse) -> bool:
 def parse_batch(response: HubResponse) -> list[FailedOperation]:
     """The operations that failed. According to the Hub, all others were carried out."""
     answer = json_object(response)
-    a_flag(answer.get("success"), "success")
+    success = a_flag(answer.get("success"), "success")
     failed = []
     for item in a_list(answer.get("failed", []), "failed"):
         row = an_object(item, "failed[]")
         reason = a_text_or_none(row.get("error"), "failed[].error") or "no reason given"
         failed.append(FailedOperation(a_text(row.get("path"), "failed[].path"), reason))
+    if not success and not failed:
+        raise protocol_error("the batch failed, but the answer does not say which operations did")
     return failed
 
 

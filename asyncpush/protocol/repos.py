@@ -71,6 +71,24 @@ def parse_head(response: HubResponse) -> str:
     return a_git_oid(json_object(response).get("sha"), "sha")
 
 
+def refs_request(repo: Repo) -> HubRequest:
+    """The repo's branches and tags."""
+    return get("refs", routes.refs(repo), repo_id=repo.repo_id)
+
+
+def parse_tags(response: HubResponse) -> frozenset[str]:
+    """The names of the tags that are not names of branches as well."""
+    fields = json_object(response)
+    names = {
+        kind: {
+            a_text(an_object(row, f"{kind}[]").get("name"), f"{kind}[].name")
+            for row in a_list(fields.get(kind) or [], kind)
+        }
+        for kind in ("tags", "branches")
+    }
+    return frozenset(names["tags"] - names["branches"])
+
+
 def create_branch_request(repo: Repo, branch: str) -> HubRequest:
     return post_json(
         "branch",

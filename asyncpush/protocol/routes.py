@@ -29,6 +29,10 @@ def head(repo: Repo, revision: str) -> str:
     return f"{api(repo)}/revision/{_whole(revision)}"
 
 
+def refs(repo: Repo) -> str:
+    return f"{api(repo)}/refs"
+
+
 def branch(repo: Repo, name: str) -> str:
     return f"{api(repo)}/branch/{_whole(name)}"
 

@@ -87,6 +87,8 @@ class _Checkpoint:
     name: str
     source: Source
     options: PushOptions | SyncOptions
+    named: bool = False
+    """Whether the user has given the name."""
     snapshot: Snapshot | None = None
     handle: PushHandle | SyncHandle | None = field(default=None, repr=False)
 
@@ -108,8 +110,10 @@ class CheckpointPusher:
     In a bucket, `CheckpointPusher(up, "hf://buckets/me/runs/run-7", keep=3)`, each checkpoint gets
     its own folder below the address. Readers can tell whether it is complete: its marker,
     `.complete.json`, is written after everything else has been verified, and
-    `Uploader.checkpoints_in` lists the complete sets. Files left by an earlier checkpoint of the
-    same name are removed.
+    `Uploader.checkpoints_in` lists the complete sets. A checkpoint replaces an earlier one of the
+    same name, whole: until it is complete, no checkpoint of that name is, and then it counts as the
+    newest. So a folder that is pushed again and again, such as "out/", needs a new `name` each
+    time; if it has none, the push has a warning.
 
     Args:
         uploader: an open `Uploader`; the pushes share its session.
@@ -118,7 +122,9 @@ class CheckpointPusher:
             `SyncOptions` for a bucket (where `complete_marker`, `renew_marker` and `delete` are).
         keep: in a bucket, how many complete checkpoints to keep, 1 or more. Older ones are removed
             after each push; incomplete ones are never removed. None keeps all. A removal that
-            fails becomes a warning of the push.
+            fails becomes a warning of the push. All complete checkpoints below the address count,
+            by when they were completed, whoever pushed them: of two runs that share an address,
+            one may remove the other's. Give each run an address of its own, or a larger `keep`.
         policy: "latest": while one is being pushed, only the newest of the waiting ones is kept.
             "all": each one is pushed, in order.
         max_waiting: with "all", how many may wait; beyond that, `push` waits for room.
@@ -190,6 +196,7 @@ class CheckpointPusher:
         self._busy: set[asyncio.Future[None]] = set()  # the running push, and removals of snapshots
         self._outcomes: list[CheckpointOutcome] = []
         self._unreported: list[Exception] = []
+        self._folders: set[str] = set()  # those that this pusher has filled in the bucket
 
     async def __aenter__(self) -> Self:
         return self
@@ -254,7 +261,7 @@ class CheckpointPusher:
         queue with the policy "all". Any problem with the source becomes the checkpoint's outcome.
         """
         item = _Checkpoint("", source, self._options if options is None else self._checked(options))
-        item.name = self._name(item, name)
+        item.name, item.named = self._name(item, name), name is not None
         while self._policy == "all" and len(self._waiting) >= self._max_waiting:
             self._room.clear()
             await self._room.wait()
@@ -343,6 +350,20 @@ class CheckpointPusher:
             return replace(result, warnings=(*result.warnings, warning)), ()
         return result, tuple(each.name for each in gone)
 
+    def _noting_replaced(self, item: _Checkpoint, result: SyncResult) -> SyncResult:
+        """The result, with a warning if the checkpoint has replaced an earlier one because it was
+        given no name of its own."""
+        replaced = item.name in self._folders and bool(result.files_uploaded)
+        self._folders.add(item.name)
+        if not replaced or item.named:
+            return result
+        warning = (
+            f"this checkpoint replaced the earlier one named {item.name!r}, after its folder: give"
+            " each one a name to keep both, such as push(source, name='step-1000')"
+        )
+        logger.warning("%s", warning)
+        return replace(result, warnings=(*result.warnings, warning))
+
     async def _follow(self, item: _Checkpoint, handle: PushHandle | SyncHandle) -> None:
         try:
             result = await handle
@@ -361,6 +382,8 @@ class CheckpointPusher:
                 except asyncio.CancelledError:
                     self._end(item, "pushed", synced=result)
                     raise
+                synced = self._noting_replaced(item, synced)
+                self._folders.difference_update(pruned)
                 self._end(item, "pushed", synced=synced, pruned=pruned)
             else:
                 self._end(item, "pushed", result=result)

@@ -190,8 +190,9 @@ class BucketUpload(Protocol):
 class BucketTransfer(Protocol):
     """The store of one bucket, which finds content by its hash."""
 
-    async def open_upload(self) -> BucketUpload:
-        """Begin to send files. Raises `TransferFailedError`."""
+    async def open_upload(self, *, brief: bool = False) -> BucketUpload:
+        """Begin to send files. A `brief` upload is of few bytes, none of them from a stream. Raises
+        `TransferFailedError`."""
 
     async def read(self, content_hash: str, size: int) -> bytes:
         """The content of a small file. Raises `TransferFailedError`."""

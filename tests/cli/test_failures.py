@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from asyncpush import (
 from asyncpush.cli.app import EXIT_CODES
 from asyncpush.cli.output import (
     NOT_AUTHORISED,
+    UNWRITTEN,
     USAGE,
     CommandFailedError,
     InterruptedBySignal,
@@ -436,13 +438,119 @@ class Full(io.StringIO):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_an_unwritable_result_is_no_failed_push(
+def test_an_unwritable_result_has_its_own_exit_code(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
-    with Output(as_json=as_json).failures():
-        Output(as_json=as_json).result(["done"], {"commit_sha": "ab"})
-    assert "warning: the result could not be written to stdout: " in capsys.readouterr().err
+    output = Output(as_json=as_json)
+    with pytest.raises(Exit) as caught, output.failures():
+        output.result(["done"], {"commit_url": "http://hub/me/m/commit/ab"})
+    assert caught.value.exit_code == UNWRITTEN
+    assert capsys.readouterr().err == (
+        "warning: the command has done its work (http://hub/me/m/commit/ab), but the result could"
+        " not be written to stdout: No space left on device\n"
+    )
+
+
+def test_an_unwritable_failure_keeps_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    output = Output(as_json=True)
+    with pytest.raises(Exit) as caught, output.failures():
+        raise MissingTokenError
+    assert caught.value.exit_code == NOT_AUTHORISED
+    assert "could not be written to stdout: No space left" in capsys.readouterr().err
+
+
+def test_json_without_a_stdout_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    for as_json, code in ((True, UNWRITTEN), (False, 0)):
+        output = Output(as_json=as_json)
+        with suppress_exit() as ended, output.failures():
+            output.result(["done"], {})
+        assert ended == ([code] if code else [])
+    assert "could not be written to stdout: it is closed" in capsys.readouterr().err
+
+
+@contextmanager
+def suppress_exit() -> Iterator[list[int]]:
+    """The exit code with which the block ends the program, if it does."""
+    codes: list[int] = []
+    try:
+        yield codes
+    except Exit as ended:
+        codes.append(ended.exit_code)
+
+
+class Stuck(io.StringIO):
+    """A pipe that nobody reads, until Ctrl-C."""
+
+    def write(self, text: str) -> int:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_result_is_printed_tells_that_the_work_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Stuck())
+    output = Output(as_json=True)
+    with pytest.raises(Exit) as caught, output.failures():
+        output.result(["done"], {"commit_url": "http://hub/me/m/commit/ab"})
+    assert caught.value.exit_code == 130
+    assert capsys.readouterr().err == (
+        "warning: the command has done its work (http://hub/me/m/commit/ab), but printing the"
+        " result was interrupted\n"
+    )
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+class TestFullDisk:
+    def run(self, *words: str | Path) -> tuple[int, str]:
+        with FULL.open("wb") as full:
+            ran = subprocess.run(
+                [sys.executable, "-m", "asyncpush", *map(str, words)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                timeout=PATIENCE,
+            )
+        return ran.returncode, ran.stderr.decode()
+
+    @pytest.mark.parametrize("flags", [[], ["--json"]])
+    def test_the_push_has_landed(
+        self, flags: list[str], environment: None, folder: Path, site: Site
+    ) -> None:
+        name = f"full{len(flags)}"
+        code, errors = self.run("push", f"me/{name}", folder, *flags)
+        assert code == UNWRITTEN
+        assert f"the command has done its work ({site.url}/me/{name}/commit/" in errors
+        assert "Traceback" not in errors
+        assert site.files(f"models/me/{name}") == {"config.json", "weights.bin"}
+
+    @pytest.mark.parametrize(
+        "words", [["--version"], ["push", "--help"], ["schema"], ["cache", "ls", "--json"]]
+    )
+    def test_every_other_output(self, words: list[str], environment: None) -> None:
+        code, errors = self.run(*words)
+        assert code == UNWRITTEN
+        assert "could not be written to stdout: No space left on device" in errors
+        assert "Traceback" not in errors
+
+    def test_events(self, cli: Cli, environment: None, folder: Path) -> None:
+        ran = cli("push", "me/full-events", folder, "--json", "--events", FULL)
+        assert ran.code == UNWRITTEN
+        assert ran.document["ok"] is True
+        assert "/dev/full does not have all events of this run: " in ran.err
+
+    def test_receipts(self, cli: Cli, environment: None, folder: Path) -> None:
+        ran = cli("upload", "me/full-receipts", folder, "--json", "--receipts", FULL)
+        assert ran.code == 1
+        assert "receipts could not be written to /dev/full" in ran.document["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [None, "closed", "full"])

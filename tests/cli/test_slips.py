@@ -27,6 +27,42 @@ def test_arguments_in_the_order_of_a_copy_are_seen(cli: Cli, folder: Path) -> No
     assert "look swapped" in cli("push", folder, "hf://datasets/me/d").err
 
 
+BUCKET = "hf://buckets/me/b/run"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (
+            f"sync {BUCKET} ./out",
+            f"to download it: `hf buckets sync {BUCKET} ./out`; to upload ./out: `asyncpush sync"
+            f" ./out {BUCKET}`",
+        ),
+        ("sync hf://me/m out", "to download it: `hf download me/m --local-dir out`;"),
+        (
+            "sync hf://datasets/me/d@v1/train ./out",
+            "`hf download me/d train --repo-type dataset --revision v1 --local-dir ./out`",
+        ),
+        ("sync https://example.com/me/m ./out", "use `hf download`"),
+        (f"sync {BUCKET} hf://buckets/me/c", f"`asyncpush copy {BUCKET} hf://buckets/me/c`"),
+        ("push me/m hf://me/n", "to copy it on the Hub: `asyncpush copy hf://me/n me/m`"),
+        ("upload me/m hf://me/n --receipts r.json", "`asyncpush copy hf://me/n me/m`"),
+        ("audit me/m hf://me/n", "name a local folder or file second"),
+        ("copy me/m ./out", "to download: `hf download me/m --local-dir ./out`"),
+        (f"copy {BUCKET} ~/out", f"to download: `hf buckets sync {BUCKET} '~/out'`"),
+        ("copy ./out me/m", "to upload: `asyncpush push me/m ./out`"),
+        (f"copy ./out {BUCKET}", f"to upload: `asyncpush sync ./out {BUCKET}`"),
+    ],
+)
+def test_the_other_direction_is_answered_with_its_command(
+    words: str, advice: str, cli: Cli
+) -> None:
+    ran = cli(*words.split(), "--json")
+    assert ran.code == 2
+    assert advice in ran.document["error"]["suggestion"]
+    assert "swapped" not in ran.document["error"]["message"]
+
+
 @pytest.mark.parametrize("command", ["push", "audit"])
 def test_an_option_that_contradicts_an_address_is_named(
     command: str, cli: Cli, folder: Path
@@ -161,3 +197,25 @@ def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], cli: Cl
     ran = cli(*words)
     assert ran.code == 2
     assert "an empty path names no file or folder" in " ".join(ran.err.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a current folder cannot be deleted there")
+def test_a_current_folder_that_was_deleted_is_named(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (
+        ("push", "me/m", "."),
+        ("upload", "me/m", ".", "--receipts", tmp_path / "r.json"),
+        ("watch", ".", "me/m"),
+        ("audit", "me/m", "out"),
+    ):
+        ran = cli(*words, "--json")
+        assert ran.document["error"]["type"] == "SourceError"
+        assert "the current folder has been deleted" in ran.document["error"]["message"]
+        assert "absolute path" in ran.document["error"]["suggestion"]
+    ran = cli("push", "me/m", folder, "--timeline", "t.json", "--json")
+    assert ran.code == 2

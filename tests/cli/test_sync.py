@@ -78,9 +78,6 @@ def test_a_dry_run_is_a_list(cli: Cli, folder: Path) -> None:
 
 
 def test_wrong_addresses_say_what_is_right(cli: Cli, folder: Path) -> None:
-    ran = cli("sync", RUN, folder)
-    assert ran.code == 2
-    assert "SOURCE and ADDRESS look swapped" in ran.err
     ran = cli("sync", folder, "me/model")
     assert ran.code == 2
     assert "is not the address of a bucket" in ran.err

@@ -9,8 +9,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from huggingface_hub import HfApi, close_session, constants
-from huggingface_hub.errors import BucketNotFoundError, EntryNotFoundError, HfHubHTTPError
+from huggingface_hub import HfApi, close_session, constants, get_session
+from huggingface_hub._oidc import exchange_oidc_token
+from huggingface_hub.errors import (
+    BucketNotFoundError,
+    EntryNotFoundError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+)
 
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.routes import bucket_api
@@ -84,6 +90,20 @@ def test_a_tree_has_text_prefixes_and_pages(api: HfApi, monkeypatch: pytest.Monk
     assert [(file.path, file.size) for file in found] == [("a.bin", len(NOISE))]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pages_of_a_folder_show_each_entry_once(
+    api: HfApi, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(bucket_api, "PAGE", size)
+    api.create_bucket("me/runs")
+    fill(api, dict.fromkeys(["run-1/a", "run.txt", "run/a", "run/b", "run 2", "run0"], b"x"))
+    level = [(file.type, file.path) for file in api.list_bucket_tree("me/runs")]
+    folders, files = ["run-1", "run"], ["run.txt", "run 2", "run0"]
+    assert sorted(level) == sorted(
+        [*(("directory", path) for path in folders), *(("file", path) for path in files)]
+    )
+
+
 def test_failed_operations_are_listed_and_the_others_are_done(api: HfApi) -> None:
     api.create_bucket("me/runs")
     fill(api, {"a": b"a"})
@@ -98,6 +118,58 @@ def test_failed_operations_are_listed_and_the_others_are_done(api: HfApi) -> Non
         api._batch_bucket_files("me/runs", copy=copies[1:])
     api.batch_bucket_files("me/runs", delete=["a"])
     assert [file.path for file in api.list_bucket_tree("me/runs")] == ["copy"]
+
+
+def test_a_time_that_no_listing_can_show_is_refused(api: HfApi) -> None:
+    api.create_bucket("me/runs")
+    for mtime in (-(10**14), 10**15):
+        row = {"type": "addFile", "path": "a", "xetHash": "0" * 64, "mtime": mtime}
+        answer = get_session().post(
+            f"{api.endpoint}/api/buckets/me/runs/batch",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            json=row,
+        )
+        assert (answer.status_code, len(answer.json()["failed"])) == (422, 1)
+    assert list(api.list_bucket_tree("me/runs")) == []
+
+
+def test_a_bucket_moves_with_its_files(api: HfApi) -> None:
+    api.create_bucket("me/runs", private=True)
+    api.create_bucket("me/taken")
+    fill(api, FILES)
+    with pytest.raises(HfHubHTTPError, match="409"):
+        api.move_bucket("me/runs", "me/taken")
+    with pytest.raises(HfHubHTTPError, match="409"):
+        api.move_bucket("me/runs", "me/runs")
+    api.move_bucket("me/runs", "org/kept")
+    assert {file.path for file in api.list_bucket_tree("org/kept", recursive=True)} == set(FILES)
+    assert api.bucket_info("org/kept").private
+    with pytest.raises(BucketNotFoundError):
+        api.bucket_info("me/runs")
+    with pytest.raises(RepositoryNotFoundError):
+        api.move_bucket("me/runs", "me/other")
+
+
+def test_a_bucket_is_moved_by_its_owner_to_where_they_may_write(tmp_path: Path) -> None:
+    with serve_in_thread(tmp_path / "hub", users={"ann": "hf_ann", "ben": "hf_ben"}) as hub:
+        ann, ben = (HfApi(endpoint=hub.url, token=f"hf_{name}") for name in ("ann", "ben"))
+        ann.create_bucket("ann/runs")
+        for api, target in ((ben, "ben/runs"), (ann, "ben/runs")):
+            with pytest.raises(HfHubHTTPError, match="403"):
+                api.move_bucket("ann/runs", target)
+        assert [bucket.id for bucket in ann.list_buckets("ann")] == ["ann/runs"]
+
+
+def test_a_token_for_a_repo_writes_to_no_bucket(tmp_path: Path) -> None:
+    trusted = {"me/runs": lambda id_token: True}
+    with serve_in_thread(tmp_path / "hub", token=TOKEN, trusted_publishers=trusted) as hub:
+        HfApi(endpoint=hub.url, token=TOKEN).create_bucket("me/runs")
+        login = exchange_oidc_token(subject_token="job", resource="me/runs", endpoint=hub.url)
+        api = HfApi(endpoint=hub.url, token=login["access_token"])
+        with pytest.raises(HfHubHTTPError, match="403"):
+            api.batch_bucket_files("me/runs", delete=["a"])
+        with pytest.raises(HfHubHTTPError, match="403"):
+            api.create_bucket("me/other")
 
 
 def test_what_is_not_there_is_said_so(api: HfApi) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import ssl
@@ -27,6 +28,7 @@ from tests.fake_clock import FakeClock
 TOKEN = "hf_" + "s3cret" * 6
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,49 @@ async def serving(
     finally:
         peer.released.set()
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def stream_server(
+    handler: Handler, *, receive_buffer: int | None = None
+) -> AsyncIterator[str]:
+    """A server whose `handler` reads and writes bytes. Gives its URL.
+
+    A client may hang up at any time: this ends its handler and is no failure. No handler and no
+    socket outlives the block. `asyncio.start_server` alone guarantees neither on Python 3.11: a
+    client that timed out before its request arrived made the handler, and with it the test, fail.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await handler(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(handle(reader, writer)))
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    limit = 64 << 10
+    if receive_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        limit = min(limit, receive_buffer)
+    server = await asyncio.start_server(connected, sock=listener, limit=limit)
+    host, port = listener.getsockname()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, Exception):
+            raise failure
 
 
 def server_context(ca: trustme.CA) -> ssl.SSLContext:

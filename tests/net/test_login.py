@@ -25,9 +25,9 @@ from huggingface_hub.utils import _auth
 
 from asyncpush import AuthError, HubError, MissingTokenError, UploadConfig, Uploader, push_to_hub
 from asyncpush.localhub import LocalHub
-from asyncpush.net import login
+from asyncpush.net import credentials, login
 from asyncpush.net.credentials import TokenSource, has_token, token_from_environment
-from asyncpush.net.login import Credential, Login
+from asyncpush.net.login import Login
 from asyncpush.protocol.accounts import IssuedToken, TokenRefused
 from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
@@ -324,12 +324,12 @@ async def test_two_processes_at_once_renew_a_login_once(
 
 
 async def read_beside_another_process(
-    hub: LocalHub, home: Path, token: str, write: Callable[[], object]
+    hub: LocalHub, home: Path, write: Callable[[], object], token: str | None = None
 ) -> str:
-    """The token that is found in place of `token`. Another process holds the lock when it is looked
-    for, and calls `write` before it lets go."""
+    """The token that is found, in place of `token` if that was read already. Another process holds
+    the lock when it is looked for, and calls `write` before it lets go."""
     waiting = anyio.Event()
-    found: list[Credential] = []
+    found: list[str] = []
 
     async def ask(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("nothing is to be asked")
@@ -340,7 +340,12 @@ async def read_beside_another_process(
 
     async def read() -> None:
         login = Login(ask, hub.url, sleep=sleep)
-        found.append(await login.stored(token, home / "token"))
+        source = TokenSource(None)
+        source.login = login
+        if token is None:
+            found.append(await source.get())
+        else:
+            found.append((await login.stored(token, home / "token")).token)
 
     with (home / "stored_tokens.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -349,7 +354,7 @@ async def read_beside_another_process(
             await waiting.wait()
             write()
             fcntl.flock(lock, fcntl.LOCK_UN)
-    return found[0].token
+    return found[0]
 
 
 async def test_what_another_process_stored_meanwhile_is_taken(hub: LocalHub, home: Path) -> None:
@@ -358,7 +363,7 @@ async def test_what_another_process_stored_meanwhile_is_taken(hub: LocalHub, hom
     def renew() -> None:
         write_login(home, "hf_newer", "r", time.time() + 9 * DAY)
 
-    assert await read_beside_another_process(hub, home, TOKEN, renew) == "hf_newer"
+    assert await read_beside_another_process(hub, home, renew) == "hf_newer"
 
 
 async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
@@ -372,7 +377,40 @@ async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
     def write() -> None:
         path.write_text("hf_oauth_newer")
 
-    assert await read_beside_another_process(hub, home, "hf_oauth_older", write) == "hf_oauth_newer"
+    found = await read_beside_another_process(hub, home, write, "hf_oauth_older")
+    assert found == "hf_oauth_newer"
+
+
+async def test_a_token_file_that_another_process_has_just_emptied_is_read_again(
+    hub: LocalHub, home: Path
+) -> None:
+    """The official client empties the file, and then writes the renewed token."""
+    write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
+    path = home / "token"
+    path.write_text("")
+
+    def write() -> None:
+        path.write_text("hf_oauth_newer")
+
+    assert await read_beside_another_process(hub, home, write) == "hf_oauth_newer"
+
+
+async def test_a_token_that_is_replaced_once_it_was_read_is_read_again(
+    hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_login(home, "hf_oauth_older", "r", time.time() + HOUR)
+    read = credentials._token_in_file
+
+    def read_just_before_it_is_replaced() -> tuple[str, str] | None:
+        found = read()
+        write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
+        return found
+
+    monkeypatch.setattr(credentials, "_token_in_file", read_just_before_it_is_replaced)
+    async with Uploader(endpoint=hub.url, config=config) as up:
+        token = up._running()._session.token
+        assert await token.get() == "hf_oauth_newer"
+        assert token.refreshable
 
 
 async def test_a_login_that_has_ended_says_log_in_again(

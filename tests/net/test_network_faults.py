@@ -29,6 +29,7 @@ from tests.net.helpers import (
     serving,
     session_to,
     silence,
+    stream_server,
     whole,
 )
 
@@ -238,10 +239,9 @@ async def _proxy_that_refuses() -> AsyncIterator[str]:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 407 Login First\r\nContent-Length: 0\r\n\r\n")
-        writer.close()
 
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with stream_server(refuse) as url:
+        yield url
 
 
 PROXIES: list[tuple[Callable[[], AbstractAsyncContextManager[str]], str]] = [

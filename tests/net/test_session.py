@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import re
-import socket
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -61,6 +60,7 @@ from tests.net.helpers import (
     serving,
     session_to,
     silence,
+    stream_server,
     texts_of,
     unread,
     whole,
@@ -776,34 +776,18 @@ async def slow_reader(pause: float) -> AsyncIterator[tuple[str, list[int]]]:
     """A server that reads 64 KiB at a time, and answers once it has the body. Gives its address and
     the sizes of what it has read."""
     read: list[int] = []
-    serving: list[asyncio.Task[Any]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.extend(filter(None, [asyncio.current_task()]))
-        try:
-            await answer(reader, writer)
-        finally:
-            writer.transport.abort()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        with contextlib.suppress(ConnectionError):
-            while sum(read) < length and (piece := await reader.read(64 << 10)):
-                read.append(len(piece))
-                await anyio.sleep(pause)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-            await writer.drain()
+        while sum(read) < length and (piece := await reader.read(64 << 10)):
+            read.append(len(piece))
+            await anyio.sleep(pause)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
 
-    listening = socket.create_server(("127.0.0.1", 0))
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-    server = await asyncio.start_server(serve, sock=listening, limit=64 << 10)
-    async with server:
-        host, port = listening.getsockname()
-        yield f"http://{host}:{port}", read
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+    async with stream_server(answer, receive_buffer=64 << 10) as url:
+        yield url, read
 
 
 def _as_stream(body: bytes) -> StreamBody:
@@ -870,10 +854,8 @@ async def test_a_slow_drip_ends(peer: Peer, recorded: EventRecorder) -> None:
 
     peer.script(drip)
     async with session_to(peer.url, response_timeout=0.2) as session:
-        began = time.monotonic()
         with pytest.raises(HubError):
             await session.ask(ask_for(), whole, recorded.events, retry=False)
-        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -892,27 +874,22 @@ async def test_an_answer_whose_beginning_has_no_end_is_cut(
     recorded: EventRecorder, head: bytes, piece: bytes
 ) -> None:
     """As fast as it is taken, until we hang up."""
-    sent, ended = 0, asyncio.Event()
+    sent = 0
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         await reader.readuntil(b"\r\n\r\n")
         writer.write(head)
-        with contextlib.suppress(ConnectionError):
-            while not ended.is_set() and not writer.is_closing():
-                writer.write(piece * (32768 // len(piece)))
-                await writer.drain()
-                sent += 32768
-        writer.close()
+        while not writer.is_closing():
+            writer.write(piece * (32768 // len(piece)))
+            await writer.drain()
+            sent += 32768
 
-    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        # Chunk extensions, of which aiohttp keeps nothing, are read until the time is up: how much
-        # that is depends on the machine (71 MB in 0.2 s was seen).
-        async with session_to(url, response_timeout=0.05) as session:
-            with pytest.raises(HubError):
-                await session.ask(ask_for(), whole, recorded.events, retry=False)
-        ended.set()
+    # Chunk extensions, of which aiohttp keeps nothing, are read until the time is up: how much that
+    # is depends on the machine (71 MB in 0.2 s was seen).
+    async with stream_server(speak) as url, session_to(url, response_timeout=0.05) as session:
+        with pytest.raises(HubError):
+            await session.ask(ask_for(), whole, recorded.events, retry=False)
     assert sent < 64 << 20
 
 
@@ -938,16 +915,10 @@ async def test_bytes_that_are_not_an_answer_are_a_hub_error(
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(raw)
-        with contextlib.suppress(ConnectionError):
-            await writer.drain()
-        writer.close()
 
-    server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with session_to(url) as session:
-            with pytest.raises(HubError) as caught:
-                await session.ask(ask_for(), whole, recorded.events, retry=False)
+    async with stream_server(speak) as url, session_to(url) as session:
+        with pytest.raises(HubError) as caught:
+            await session.ask(ask_for(), whole, recorded.events, retry=False)
     assert caught.value.retryable
     assert len(str(caught.value)) < 2000
 

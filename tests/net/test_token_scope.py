@@ -23,6 +23,7 @@ from tests.net.helpers import (
     server_context,
     serving,
     session_to,
+    stream_server,
     whole,
 )
 
@@ -334,8 +335,10 @@ class Tunnel:
         writer.write(b"HTTP/1.1 " + self._answer + b"\r\n\r\n")
         if self._to is not None:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to.port)
-            await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
-        writer.close()
+            try:
+                await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+            finally:
+                far_writer.transport.abort()
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -346,9 +349,8 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def tunnelling(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    async with await asyncio.start_server(tunnel.serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        monkeypatch.setenv("https_proxy", f"http://me:pa55word@127.0.0.1:{port}")
+    async with stream_server(tunnel.serve) as url:
+        monkeypatch.setenv("https_proxy", url.replace("//", "//me:pa55word@"))
         yield
 
 

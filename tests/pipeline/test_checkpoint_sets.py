@@ -159,6 +159,21 @@ async def test_a_writer_before_the_marker_is_noticed(
     assert (await bytes_of(hub))["run/step-1/a"] == b"other"
 
 
+async def test_a_writer_that_was_overtaken_leaves_the_set_of_the_other(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    async def nothing() -> None: ...
+
+    async def other() -> None:
+        assert (await uploader.sync(version(2), STEP, WHOLE)).marker is not None
+
+    log.after = [nothing, other]  # after the batch of files, and after the marker's
+    with pytest.raises(SyncError, match="run/step-1/a: has 3 bytes"):
+        await uploader.sync(version(1), STEP, WHOLE)
+    assert await names_in(uploader) == ["step-1"]
+    assert (await bytes_of(hub))["run/step-1/a"] == b"a 2"
+
+
 async def test_a_concurrent_writers_marker_is_removed(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
@@ -207,6 +222,63 @@ async def test_pruning_keeps_the_newest_and_whatever_is_being_written(
     assert await uploader.prune_checkpoints(RUN, keep=2) == []
     with pytest.raises(ValueError, match="keep must be"):
         await uploader.prune_checkpoints(RUN, keep=0)
+
+
+@pytest.mark.parametrize("written", ["step-1", "step-2"])
+async def test_no_set_is_removed_beside_one_that_is_written_again(
+    written: str, tmp_path: Path, faults: FaultLayer, config: UploadConfig
+) -> None:
+    """Another writer comes between the listing and the removal: it completes the set that would be
+    removed, or begins to write the one that would be kept."""
+    meanwhile: list[Awaitable[object]] = []
+
+    @web.middleware
+    async def interrupt(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if meanwhile and request.match_info.route.name == "bucket-paths-info":
+            await meanwhile.pop()
+        return await handler(request)
+
+    async with (
+        open_hub(tmp_path, faults, interrupt, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        for number in (1, 2):
+            await uploader.sync(version(number), f"{RUN}/step-{number}", WHOLE)
+        if written == "step-1":
+            renewed = replace(WHOLE, renew_marker=True)
+            meanwhile.append(uploader.sync(version(1), STEP, renewed))
+        else:
+            begun = {"type": "deleteFile", "path": f"run/step-2/{MARKER}"}
+            meanwhile.append(batch(hub, [begun]))
+        gone = await uploader.prune_checkpoints(RUN, keep=1)
+        assert not meanwhile
+        assert [each.name for each in gone] == (["step-2"] if written == "step-1" else [])
+        assert await names_in(uploader) == ["step-1"]
+
+
+async def test_a_removal_ends_where_sets_are_written_all_the_time(
+    tmp_path: Path, faults: FaultLayer, config: UploadConfig
+) -> None:
+    renewing: list[int] = []
+
+    @web.middleware
+    async def renew(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if renewing and request.match_info.route.name == "bucket-paths-info":
+            asked = renewing.pop()
+            await uploader.sync(version(asked), STEP, WHOLE)
+            renewing.append(asked + 1)
+        return await handler(request)
+
+    async with (
+        open_hub(tmp_path, faults, renew, xet=True) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        await uploader.sync(version(1), STEP, WHOLE)
+        await uploader.sync(version(1), f"{RUN}/step-2", WHOLE)
+        renewing.append(2)
+        assert await uploader.prune_checkpoints(RUN, keep=1) == []
+        renewing.clear()
+        assert await names_in(uploader) == ["step-2", "step-1"]
 
 
 async def test_a_removal_that_failed_is_finished_by_the_next(

@@ -187,10 +187,10 @@ async def test_error_code_is_only_the_hubs(
 
 
 async def test_a_pinned_parent_conflict_has_a_suggestion(
-    uploader: Uploader, recorded: EventRecorder
+    uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
-    await uploader.push_to_hub("me/m", {"a.txt": b"2"})  # somebody else
+    faults.add("commit", "412", nth=2)  # somebody else, just before
     options = PushOptions(parent_commit=first.commit_sha)
     with pytest.raises(CommitConflictError) as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"}, options)

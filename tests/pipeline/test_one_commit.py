@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -21,19 +22,28 @@ from asyncpush import (
     CommitConflictError,
     HubError,
     ProtocolError,
+    PullRequestClosedError,
     PushOptions,
     RateLimitedError,
+    Receipt,
     SourceChangedError,
     UploadConfig,
     Uploader,
     VerificationError,
 )
-from asyncpush.events import Committed, RequestFailed, RequestStarted
+from asyncpush.events import Committed, Emitter, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import KINDS, FaultLayer, with_body
-from tests.reading import commits_of, download, files_of, head_of, pull_requests_of
+from tests.reading import (
+    change_pull_request,
+    commits_of,
+    download,
+    files_of,
+    head_of,
+    pull_requests_of,
+)
 
 ROUNDS = 20
 
@@ -670,6 +680,92 @@ async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Up
     assert again.commit_sha == second.commit_sha
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("wrong", ["outdated", "unknown"])
+async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
+    wrong: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/staging", {"big.bin": b"\0" * 1000})
+    receipts = await uploader.upload_files("me/m", {"big.bin": b"\0" * 1000})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+    parent = first.commit_sha if wrong == "outdated" else "0" * 40
+    pinned = PushOptions(parent_commit=parent, dry_run=dry_run)
+    faults.seen.clear()
+
+    async def gather(events: Emitter) -> list[Receipt]:
+        raise AssertionError("nothing is gathered")
+
+    for work in (
+        uploader.push_to_hub("me/m", {"big.bin": b"\1" * 1000}, pinned),
+        uploader.push_to_hub("me/m", {"b.bin": b"\2" * 1000}, replace(pinned, create_pr=True)),
+        uploader.push_to_hub("me/m", {"stream": io.BytesIO(b"x" * 1000)}, pinned),
+        uploader.commit("me/m", receipts, pinned),
+        uploader.commit_gathered("me/m", gather, pinned),
+        uploader.copy("me/staging", "me/m", pinned),
+    ):
+        with pytest.raises(CommitConflictError, match=f"not at the pinned parent {parent}"):
+            await work
+    assert not {"batch", "part", "commit", "discussion-create"} & set(faults.seen)
+
+
+async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    outdated: list[str] = []
+
+    @web.middleware
+    async def late(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if outdated and request.match_info.route.name == "revision":
+            return web.json_response({"sha": outdated.pop()})
+        return answer
+
+    async with (
+        open_hub(tmp_path, faults, late) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        second = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+        outdated.append(first.commit_sha)
+        pinned = PushOptions(parent_commit=second.commit_sha)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"3"}, pinned)
+        assert not outdated
+        assert result.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"})
+    faults.add("commits", "403", times=99)
+    pinned = PushOptions(parent_commit=first.commit_sha)
+    with pytest.raises(CommitConflictError, match="not at the pinned parent"):
+        await uploader.push_to_hub("me/m", {"big.bin": b"\0" * 1000}, pinned)
+    assert faults.seen["commit"] == 2
+
+
+async def test_an_interrupted_pinned_pull_request_is_finished_though_the_branch_moved(
+    hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    """What it has committed is reported, and not a conflict."""
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    pinned = PushOptions(parent_commit=first.commit_sha, create_pr=True)
+    push = asyncio.create_task(uploader.push_to_hub("me/m", {"a.txt": b"2"}, pinned))
+
+    def cancel() -> None:
+        push.cancel()
+
+    faults.hooks["commit"] = cancel
+    with pytest.raises(asyncio.CancelledError):
+        await push
+    await uploader.push_to_hub("me/m", {"theirs.txt": b"3"})
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, pinned)
+    assert result.pr_url == f"{hub.url}/me/m/discussions/1"
+    assert await pull_requests_of(hub, "me/m") == {1: "open"}
+
+
 @pytest.mark.parametrize("lie", ["one file left out", "another oid"])
 async def test_a_commit_unlike_what_was_sent_is_detected(
     lie: str, uploader: Uploader, faults: FaultLayer
@@ -758,3 +854,37 @@ KINDS["one file left out"] = _left_out
 KINDS["another oid"] = _another_oid
 KINDS["412 as if someone came first"] = _came_first
 KINDS["applied by someone else"] = _applied_by_someone_else
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("action", "status"), [("merge", "merged"), ("close", "closed")])
+async def test_nothing_is_sent_to_a_pull_request_that_has_ended(
+    action: str, status: str, dry_run: bool, hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    receipts = await uploader.upload_files("me/m", {"b.txt": b"2"})
+    to_it = PushOptions(revision="refs/pr/1")
+    assert (await uploader.push_to_hub("me/m", {"a.txt": b"3"}, to_it)).verified
+    await change_pull_request(hub, "me/m", 1, action)
+    faults.seen.clear()
+    options = replace(to_it, dry_run=dry_run)
+    for work in (
+        uploader.push_to_hub("me/m", {"big.bin": b"\0" * 1000}, options),
+        uploader.push_to_hub("hf://me/m@refs/pr/1", {"a.txt": b"4"}, replace(options)),
+        uploader.commit("me/m", receipts, options),
+    ):
+        with pytest.raises(PullRequestClosedError, match=f"#1 has been {status}") as caught:
+            await work
+        assert caught.value.merged is (status == "merged")
+    assert not {"batch", "part", "commit"} & set(faults.seen)
+
+
+async def test_a_hub_that_does_not_show_a_pull_request_is_pushed_to(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    faults.add("discussion", "500", times=99)
+    to_it = PushOptions(revision="refs/pr/1")
+    assert (await uploader.push_to_hub("me/m", {"a.txt": b"3"}, to_it)).verified

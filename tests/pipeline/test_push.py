@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 from aiohttp import web
@@ -422,6 +423,74 @@ async def test_impossible_options_create_no_repo(
     with pytest.raises(RepoNotFoundError, match=advice):
         await uploader.push_to_hub("me/new", {"a": b"1"}, replace(options, dry_run=dry_run))
     assert faults.seen["create"] == 0
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("kind", ["tag", "refs/tags", "commit", "short", "HEAD"])
+async def test_what_is_no_branch_is_refused_before_anything_is_sent(
+    kind: str, dry_run: bool, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/other", {"a.txt": b"2"})
+    receipts = await uploader.upload_files("me/m", {"b.txt": b"2"})
+    await tag(hub, "me/m", "v1")
+    revision = {
+        "tag": "v1",
+        "refs/tags": "refs/tags/v1",
+        "commit": first.commit_sha,
+        "short": first.commit_sha[:7],
+        "HEAD": "HEAD",
+    }[kind]
+    options = PushOptions(revision=revision, dry_run=dry_run)
+    faults.seen.clear()
+    for work in (
+        uploader.push_to_hub("me/m", {"big.bin": b"\0" * 1000}, options),
+        uploader.push_to_hub("me/m", {"b.txt": b"2"}, replace(options, create_branch=True)),
+        uploader.commit("me/m", receipts, options),
+        uploader.copy("me/other", "me/m", options),
+    ):
+        with pytest.raises(HubError, match=f"revision '{revision}' is .*, not a branch"):
+            await work
+    assert not {"batch", "part", "commit", "branch-create"} & set(faults.seen)
+    report = await uploader.audit("me/m", {"a.txt": b"1"}, PushOptions(revision=revision))
+    assert report.exact
+
+
+async def test_a_branch_of_a_tags_name_can_be_pushed_to(uploader: Uploader, hub: LocalHub) -> None:
+    dev = PushOptions(revision="dev", create_branch=True)
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"}, dev)
+    await tag(hub, "me/m", "dev")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, dev)
+    assert result.files_uploaded == ("a.txt",)
+
+
+async def test_a_hub_that_lists_no_refs_is_pushed_to(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("refs", "404", times=99)
+    dev = PushOptions(revision="dev", create_branch=True)
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"}, dev)
+    assert (await uploader.push_to_hub("me/m", {"a.txt": b"2"}, dev)).verified
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("name", ["f" * 40, "refs/convert/parquet"])
+async def test_a_branch_that_cannot_be_created_is_named(
+    name: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    options = PushOptions(revision=name, create_branch=True, dry_run=dry_run)
+    with pytest.raises(HubError, match=f"no branch can be created with the name '{name}'"):
+        await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+    assert faults.seen["branch-create"] == 0
+
+
+async def tag(hub: LocalHub, repo_id: str, name: str) -> None:
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {hub.token}"}) as session,
+        session.post(f"{hub.url}/api/models/{repo_id}/tag/main", json={"tag": name}) as answer,
+    ):
+        assert answer.status == 201
 
 
 async def test_a_dry_run_fails_where_the_push_would(uploader: Uploader) -> None:

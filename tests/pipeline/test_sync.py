@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,24 @@ async def test_a_remembered_hash_spares_reading_the_file(
     result = await uploader.sync(source, RUN)
     assert (len(result.files_unchanged), result.bytes_transferred) == (len(FILES), 0)
     assert len(log.batches) == 1
+
+
+async def test_a_time_that_no_listing_can_show_becomes_the_current_one(
+    uploader: Uploader, api: HfApi, write: Write
+) -> None:
+    folder = write({"late": b"2", "usual": b"3"})
+    os.utime(folder / "late", (1e12, 1e12))
+    os.utime(folder / "usual", (1e9, 1e9))
+    if (folder / "late").stat().st_mtime != 1e12:
+        pytest.skip("this file system cannot store the time")
+    assert (await uploader.sync(folder, RUN)).verified
+
+    def years() -> dict[str, int]:
+        infos = api.get_bucket_paths_info("me/runs", ["run/late", "run/usual"])
+        return {info.path: info.mtime.year for info in infos if info.mtime}
+
+    shown = await asyncio.to_thread(years)
+    assert shown == {"run/late": datetime.now(UTC).year, "run/usual": 2001}
 
 
 async def test_bytes_streams_tensors_and_shards_are_sources_too(

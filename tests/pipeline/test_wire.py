@@ -350,6 +350,7 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
         api.get_paths_info("me/m", files, repo_type=repo_type, revision=revision)
         list(api.list_repo_tree(**repo, revision=revision, recursive=True))
     list(api.list_repo_commits(**on_branch))
+    api.list_repo_refs(**repo)
 
     commit(THIRD, branch, create_pr=True)
     list(api.get_repo_discussions(**repo, discussion_type="pull_request", discussion_status="open"))

@@ -73,7 +73,15 @@ def test_failed_operations_are_read_with_their_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"success": 1}, {"success": True, "failed": {}}, {"success": True, "failed": [1]}]
+    "body",
+    [
+        {},
+        {"success": 1},
+        {"success": True, "failed": {}},
+        {"success": True, "failed": [1]},
+        {"success": False},
+        {"success": False, "failed": []},
+    ],
 )
 def test_an_answer_of_another_form_is_refused(body: object) -> None:
     with pytest.raises(ProtocolError):

@@ -96,6 +96,7 @@ PARSERS: dict[str, tuple[Callable[[HubResponse], object], Any]] = {
     ),
     "card": (commits.parse_verdict, {"errors": [{"message": "m"}], "warnings": [{"message": "m"}]}),
     "head": (repos.parse_head, {"sha": SHA1}),
+    "refs": (repos.parse_tags, {"branches": [{"name": "main"}], "tags": [{"name": "v1"}]}),
     "commits": (repos.parse_commits, [{"id": SHA1, "title": "t", "message": "m"}]),
     "pull requests": (repos.parse_pull_requests, {"discussions": [PULL_REQUEST]}),
     "new pull request": (repos.parse_pull_request_number, PULL_REQUEST),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +64,57 @@ async def test_each_checkpoint_is_a_set_and_only_the_newest_stay(
     assert found["run-7/step-10/model.bin"] == b"10"
 
 
+PUSHER = """
+import asyncio, sys
+from asyncpush import CheckpointPusher, UploadConfig, Uploader
+
+endpoint, token, cache, name, count, keep = sys.argv[1:]
+
+async def main():
+    config = UploadConfig(cache_dir=cache, progress="none")
+    async with (
+        Uploader(token, endpoint, config) as up,
+        CheckpointPusher(up, "hf://buckets/me/runs/run-7", keep=int(keep), policy="all") as pusher,
+    ):
+        for step in range(int(count)):
+            files = {"model.bin": f"{name} {step}".encode(), "config.json": b"{}"}
+            await pusher.push(files, name=f"{name}-{step}")
+        for outcome in (await pusher.flush()).outcomes:
+            for warning in outcome.synced.warnings:
+                print(warning)
+            print(outcome.status, outcome.name, *outcome.pruned)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+async def test_two_processes_keep_the_newest_of_both(
+    keep: int, uploader: Uploader, hub: LocalHub, tmp_path: Path
+) -> None:
+    count = 6
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PUSHER, hub.url, TOKEN),
+            *(str(tmp_path / f"cache-{name}"), name, str(count), str(keep)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for name in ("left", "right")
+    ]
+    printed = [(await process.communicate())[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+
+    rows = [line.split() for line in "".join(printed).splitlines()]
+    names = {f"{name}-{step}" for name in ("left", "right") for step in range(count)}
+    assert {(status, name) for status, name, *_ in rows} == {("pushed", name) for name in names}
+    there = [found.name for found in await uploader.checkpoints_in(RUN)]
+    assert len(there) == keep
+    assert {f"left-{count - 1}", f"right-{count - 1}"} & set(there)
+    assert names - set(there) <= {gone for _, _, *pruned in rows for gone in pruned}
+    left = {path.split("/")[1] for path in await rows_of(hub)}
+    assert left == set(there)
+
+
 async def test_a_name_that_is_used_again_replaces_the_set_whole(
     uploader: Uploader, hub: LocalHub
 ) -> None:
@@ -70,6 +123,38 @@ async def test_a_name_that_is_used_again_replaces_the_set_whole(
         await pusher.push({"a": b"1", "b": b"1"}, name="last")
         await pusher.push({"a": b"2"}, SyncOptions(private=True), name="last")
     assert set(await rows_of(hub)) == {"run-7/last/a", f"run-7/last/{MARKER}"}
+
+
+async def test_a_folder_that_is_pushed_again_without_a_name_is_a_warning(
+    uploader: Uploader, hub: LocalHub, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each push replaces the only set that there is, whatever `keep` says."""
+    async with CheckpointPusher(uploader, RUN, keep=3, policy="all") as pusher:
+        for content, name in (("1", None), ("1", None), ("2", None), ("3", "out"), ("3", "last")):
+            await pusher.push(write({"model.bin": content}, "out"), name=name)
+            await pusher.flush()
+        report = pusher.report
+    results = [outcome.synced for outcome in report.outcomes]
+    replaced = [[text for text in each.warnings if "replaced" in text] for each in results if each]
+    assert [len(warnings) for warnings in replaced] == [0, 0, 1, 0, 0]
+    assert replaced[2][0].startswith("this checkpoint replaced the earlier one named 'out'")
+    assert replaced[2][0] in caplog.text
+    assert [each.name for each in await uploader.checkpoints_in(RUN)] == ["out", "last"]
+    assert (await bytes_of(hub))["run-7/out/model.bin"] == b"3"
+
+
+def test_blocking_code_is_warned_of_a_replaced_checkpoint(
+    bg: BackgroundUploader, write: Write
+) -> None:
+    checkpoints = bg.checkpoints(RUN)
+    with pytest.raises(ValueError, match="give the checkpoint a name"):
+        checkpoints.push({"model.bin": b"1"})
+    for content in ("1", "2"):
+        checkpoints.push(write({"model.bin": content}, "out"))
+        report = checkpoints.flush()
+    last = report.outcomes[-1].synced
+    assert last is not None
+    assert "replaced the earlier one named 'out'" in last.warnings[0]
 
 
 async def test_an_unchanged_checkpoint_that_is_pushed_again_becomes_the_newest(

@@ -16,6 +16,7 @@ Xet hash, which nobody can guess.
 from __future__ import annotations
 
 import mimetypes
+import operator
 import re
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from asyncpush.localhub.auth import USER, require_user, user_of
+from asyncpush.localhub.auth import USER, check_scope, signed_in, user_of
 from asyncpush.localhub.routes.content import wanted_range
 from asyncpush.localhub.routes.xet_cas import granted
 from asyncpush.localhub.state import HubState, state_of
@@ -59,6 +60,8 @@ OPERATIONS_LIMIT = 1000
 PAGE = 1000
 _EMPTY = "0" * 64
 """The Xet hash of an empty file, which no shard describes."""
+_TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
+"""The times that a listing can show: the years 1 to 9999, in milliseconds since the epoch."""
 _API = "/api/buckets/{namespace}/{name}"
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -67,10 +70,9 @@ routes = web.RouteTableDef()
 
 @routes.post(_API, name="bucket-create")
 async def create(request: web.Request) -> web.Response:
-    state, user = state_of(request), require_user(request)
-    bucket = _named(request)
-    if bucket.namespace in state.users.names - {user}:
-        raise forbidden(f"You may not create a bucket under {bucket.namespace!r}")
+    state, bucket = state_of(request), _named(request)
+    user = _user(request, bucket)
+    _check_namespace(state, bucket, user)
     body = await read_json(request)
     private = body.get("visibility") == "private" or body.get("private") is True
     url = f"{state.base_url(request)}/buckets/{bucket.full_name}"
@@ -93,6 +95,19 @@ async def delete(request: web.Request) -> web.Response:
     state, bucket = state_of(request), await _writable(request)
     await state.run(_buckets(state).delete, bucket)
     return json_answer({"success": True})
+
+
+async def move(request: web.Request, source: str, target: str) -> str:
+    """Rename a bucket. Returns the URL of its page. The old name is free again."""
+    state = state_of(request)
+    old, new = (make_bucket_id(*name.partition("/")[::2]) for name in (source, target))
+    user = _user(request, old)
+    about = await _seen(request, old)
+    if not _owns(state, user, old, about):
+        raise forbidden(f"{user} may not rename the bucket {old.full_name}")
+    _check_namespace(state, new, user)
+    await state.run(_buckets(state).move, old, new)
+    return f"{state.base_url(request)}/buckets/{new.full_name}"
 
 
 @routes.put(_API + "/settings", name="bucket-settings")
@@ -230,6 +245,8 @@ def _file_of(state: HubState, path: str, fields: dict[str, Any]) -> BucketFile:
         raise bad_request("'xetHash' must be the Xet hash of the file")
     if not isinstance(mtime, int | None) or isinstance(mtime, bool):
         raise bad_request("'mtime' must be milliseconds since the epoch")
+    if mtime is not None and mtime not in _TIMES:
+        raise bad_request("'mtime' must be within the years 1 to 9999")
     described = state.xet.file(xet_hash)
     if described is None and xet_hash != _EMPTY:
         raise bad_request(f"No file with the Xet hash {xet_hash} was uploaded")
@@ -275,8 +292,10 @@ async def _tree(request: web.Request, prefix: str) -> web.Response:
         rows = [_row(file) for file in files]
     else:
         files = await state.run(_buckets(state).below, bucket, prefix, "", -1)
-        level = (row for row in _level(files, prefix) if row["path"] > cursor)
-        rows = [row for row, _ in zip(level, range(limit + 1), strict=False)]
+        # In order of path as the cursor compares it: "logs" comes before "logs.txt", although
+        # "logs.txt" comes before "logs/one.txt".
+        level = sorted(_level(files, prefix), key=operator.itemgetter("path"))
+        rows = [row for row in level if row["path"] > cursor][: limit + 1]
     if len(rows) > limit:
         rows = rows[:limit]
         url = f"{state.base_url(request)}{request.rel_url.raw_path}"
@@ -356,6 +375,18 @@ def _namespace(request: web.Request) -> str:
     return namespace if namespace != "me" or user in (None, USER) else str(user)
 
 
+def _user(request: web.Request, bucket: RepoId) -> str:
+    """The user, if their token may write to this bucket."""
+    user = signed_in(request)
+    check_scope(request, f"buckets/{bucket.full_name}")
+    return user
+
+
+def _check_namespace(state: HubState, bucket: RepoId, user: str) -> None:
+    if bucket.namespace in state.users.names - {user}:
+        raise forbidden(f"You may not create a bucket under {bucket.namespace!r}")
+
+
 def _may_see(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) -> bool:
     return not about.private or _owns(state, user, bucket, about)
 
@@ -368,25 +399,33 @@ def _owns(state: HubState, user: str | None, bucket: RepoId, about: BucketInfo) 
 
 async def readable(request: web.Request) -> tuple[RepoId, BucketInfo]:
     """The bucket of this URL, if it exists and this user may read it."""
+    try:
+        bucket = _named(request)
+    except Refusal:
+        raise _not_found(user_of(request)) from None
+    return bucket, await _seen(request, bucket)
+
+
+async def _seen(request: web.Request, bucket: RepoId) -> BucketInfo:
+    """What is known about a bucket, if it exists and this user may read it."""
     state, user = state_of(request), user_of(request)
     try:
-        try:
-            bucket = _named(request)
-        except Refusal:
-            raise bucket_not_found() from None
         about = await state.run(_buckets(state).info, bucket)
-        if not _may_see(state, user, bucket, about):
-            raise bucket_not_found()
-    except Refusal as refusal:
-        if refusal.code == "RepoNotFound" and user is None:
-            raise not_logged_in() from None
-        raise
-    return bucket, about
+    except Refusal:
+        raise _not_found(user) from None
+    if not _may_see(state, user, bucket, about):
+        raise _not_found(user)
+    return about
+
+
+def _not_found(user: str | None) -> Refusal:
+    return not_logged_in() if user is None else bucket_not_found()
 
 
 async def _writable(request: web.Request) -> RepoId:
-    user = require_user(request)
+    signed_in(request)
     bucket, about = await readable(request)
+    user = _user(request, bucket)
     if not _owns(state_of(request), user, bucket, about):
         raise forbidden(f"{user} may not write to the bucket {bucket.full_name}")
     return bucket

@@ -63,19 +63,14 @@ async def delete(request: web.Request) -> web.Response:
     return json_answer({"success": True})
 
 
-@routes.post("/api/repos/move", name="move")
-async def move(request: web.Request) -> web.Response:
+async def move(request: web.Request, repo_type: RepoType, source: str, target: str) -> str:
+    """Rename a repo. Returns the URL of its page. The old name redirects to it."""
     state, user = state_of(request), require_user(request)
-    body = await read_json(request)
-    if body.get("type") == "bucket":
-        raise Refusal(501, "This hub does not rename buckets")
-    repo_type = parse_repo_type(body.get("type") or "model")
-    source = _full_name(repo_type, text_of(body, "fromRepo"))
-    target = _full_name(repo_type, text_of(body, "toRepo"))
-    await state.run(_check_owner, state, source, user)
-    _check_namespace(state, target, user)
-    await state.run_exclusively(source, state.repos.move, source, target)
-    return json_answer({"success": True, "url": f"{state.base_url(request)}/{target.url_path}"})
+    old, new = _full_name(repo_type, source), _full_name(repo_type, target)
+    await state.run(_check_owner, state, old, user)
+    _check_namespace(state, new, user)
+    await state.run_exclusively(old, state.repos.move, old, new)
+    return f"{state.base_url(request)}/{new.url_path}"
 
 
 @routes.post(REPO + "/duplicate", name="duplicate")

@@ -84,6 +84,19 @@ class Buckets:
             shutil.rmtree(aside, ignore_errors=True)
             raise conflict(f"You already created this bucket: {bucket.full_name}") from None
 
+    def move(self, bucket: RepoId, target: RepoId) -> None:
+        """Rename a bucket. Raises a 409 if a bucket with the new name exists."""
+        new = self._path(target)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if bucket == target:
+                raise FileExistsError
+            self._path(bucket).rename(new)
+        except FileNotFoundError:
+            raise bucket_not_found() from None
+        except OSError:
+            raise conflict(f"{target.full_name} already exists") from None
+
     def delete(self, bucket: RepoId) -> None:
         aside = self._aside()
         try:

@@ -206,9 +206,10 @@ def _set_by_user(name: str) -> bool:
     return any(variable in os.environ for variable in (f"HF_XET_{group}_{key}", f"HF_XET_{key}"))
 
 
-_REFUSED = ("Token refresh failed", "401 Unauthorized")
-"""Texts of hf_xet's errors when a token was no longer accepted: there is no error type for it. They
-also contain URLs, in which any number may occur."""
+_REFUSED = ("Token refresh failed", "Token refresh not expected", "401 Unauthorized")
+"""Texts of hf_xet's errors when a token was no longer accepted, or expired and hf_xet was not told
+how to get another one: there is no error type for it. They also contain URLs, in which any number
+may occur."""
 
 
 class XetFailedError(TransferFailedError):
@@ -238,6 +239,12 @@ class XetAccess:
     def headers(self) -> dict[str, str]:
         """The headers for each request to the store: all except the Hub's authorization."""
         return {n: value for n, value in self.refresh_headers.items() if n != "Authorization"}
+
+    @property
+    def refresh_arguments(self) -> dict[str, Any]:
+        """What tells hf_xet how to get the next token."""
+        headers = dict(self.refresh_headers)
+        return {"token_refresh_url": self.refresh_url, "token_refresh_headers": headers}
 
     def failed(self, error: Exception) -> XetFailedError:
         """The error for what hf_xet raised, without any secrets that its text may contain."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from asyncpush.transfers.xet.access import (
     xorbs_at_once,
 )
 from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
+from asyncpush.transfers.xet.reports import ProgressReports
 from asyncpush.transfers.xet.stalls import (
     SharedProgress,
     XetStallDetector,
@@ -42,13 +43,17 @@ from asyncpush.transfers.xet.upload_commit import (
     check_unchanged,
 )
 
-PROGRESS_INTERVAL_MS = 200
-"""Shorter where `stall_timeout` is so short that it would pass between two reports."""
+PROGRESS_INTERVAL = 0.2
+"""Seconds between two reports; fewer where `stall_timeout` would pass between them."""
 
 
 READ_BURST = 0.5
 """Seconds' worth of a limited bandwidth that may be read at once: hf_xet accepts nothing while it
 packs a xorb or waits to send it, and that time should not be lost."""
+
+
+LASTING = 900
+"""A token that is valid for so many seconds is expected to outlast a brief upload."""
 
 
 TURNS = 8
@@ -74,15 +79,27 @@ class XetEngine:
         self._uploads: weakref.WeakSet[XetUpload] = weakref.WeakSet()
 
     async def open(
-        self, access: XetAccess, events: Emitter, *, with_sha256: bool = True
+        self,
+        access: XetAccess,
+        events: Emitter,
+        *,
+        with_sha256: bool = True,
+        brief: bool = False,
     ) -> XetUpload:
         """Start the upload of one push. Raises `XetFailedError`. `with_sha256=False` is for
-        buckets, where the files' sha256 is not needed: the receipts' oids are then empty."""
+        buckets, where the files' sha256 is not needed: the receipts' oids are then empty.
+
+        For a `brief` upload hf_xet is not told how to get another token, which takes it two more
+        HTTP clients (each reads all certificates of the system). If the token expires nevertheless,
+        the upload is started again, and told. It must therefore have no streams."""
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:
             on_progress = positions if events.active else None
-            return await self._open_commit(access, on_progress, attempt, with_sha256)
+            refreshed = not (brief and attempt == 1 and self._outlasts_brief_uploads(access))
+            return await self._open_commit(
+                access, on_progress, attempt, with_sha256=with_sha256, refreshed=refreshed
+            )
 
         async with self._turns:
             commit = await open_commit(access, 1)
@@ -102,37 +119,42 @@ class XetEngine:
         self._uploads.add(upload)
         return upload
 
+    def _outlasts_brief_uploads(self, access: XetAccess) -> bool:
+        lasting = access.grant.expires_at - time.time() >= LASTING
+        return lasting and access.renew is not None and self._config.max_retries > 0
+
     async def _open_commit(
         self,
         access: XetAccess,
         positions: XetPositions | None,
         attempt: int,
+        *,
         with_sha256: bool,
+        refreshed: bool,
     ) -> XetCommit:
         grant = access.grant
         watch = XetStallDetector(self._config.stall_timeout, attempt, self._progress)
-        interval = min(PROGRESS_INTERVAL_MS, max(1, int(self._config.stall_timeout * 250)))
+        interval = min(PROGRESS_INTERVAL, self._config.stall_timeout / 4)
         session = await self._opened(watch, fresh=attempt > 1)
 
         backlog = XetBacklog(self._memory)
 
-        def on_report(group: Any, items: Mapping[Any, Any]) -> None:
+        def on_report(group: Any) -> None:
             trim_memory()
             backlog.on_report(group)
             watch.on_report(group)
             if positions is not None:
-                positions.on_report(group, items)
+                positions.on_report(group)
+
+        refresh = access.refresh_arguments if refreshed else {}
 
         def open_commit() -> Any:
             return session.new_upload_commit(
                 endpoint=grant.cas_url,
                 token=grant.token,
                 token_expiry_unix_secs=grant.expires_at,
-                token_refresh_url=access.refresh_url,
-                token_refresh_headers=dict(access.refresh_headers),
+                **refresh,
                 custom_headers=access.headers,
-                progress_callback=on_report,
-                progress_interval_ms=interval,
             )
 
         try:
@@ -141,7 +163,10 @@ class XetEngine:
             raise
         except Exception as exc:
             raise access.failed(exc) from None
-        return XetCommit(commit, access, watch, backlog, {} if with_sha256 else _without_sha256())
+        reports = ProgressReports(commit, on_report)
+        reports.begin(interval)
+        how = {} if with_sha256 else _without_sha256()
+        return XetCommit(commit, access, watch, backlog, reports, how)
 
     async def hash_files(
         self, files: Sequence[FileSource], changed: dict[str, SourceChangedError] | None = None
@@ -192,8 +217,7 @@ class XetEngine:
                 endpoint=grant.cas_url,
                 token=grant.token,
                 token_expiry_unix_secs=grant.expires_at,
-                token_refresh_url=access.refresh_url,
-                token_refresh_headers=dict(access.refresh_headers),
+                **access.refresh_arguments,
                 custom_headers=access.headers,
             )
             return b"".join(group.download_stream(import_hf_xet().XetFileInfo(xet_hash, size)))
@@ -350,7 +374,7 @@ class XetUpload:
         async with self._large_files:
             if self._failed is not None:
                 return [(file, None)]
-            on_read = partial(self._positions.on_read, self._positions.feed(file))
+            on_read = partial(self._positions.on_read, self._positions.begin(file))
             try:
                 return [(file, await self._commit.feed(file, on_read, self._bandwidth))]
             except SourceChangedError as exc:
@@ -377,11 +401,9 @@ class XetUpload:
         *,
         to_the_end: bool = False,
     ) -> Sequence[tuple[FileSource, Any]]:
-        def follow(begun: Sequence[tuple[FileSource, Any]]) -> None:
-            for file, handle in begun:
-                self._positions.follow(handle.task_id(), file)
-
-        return await self._commit.start(files, changed, to_the_end=to_the_end, on_begun=follow)
+        return await self._commit.start(
+            files, changed, to_the_end=to_the_end, on_begun=self._positions.begin_all
+        )
 
     async def add_stream(self, stream: OpenStream) -> None:
         """Send a stream of unknown size as it arrives. When there is no memory for filling another
@@ -396,7 +418,7 @@ class XetUpload:
 
     async def _send_stream(self, path_in_repo: str, pieces: AsyncIterable[memoryview]) -> None:
         self._streamed = True
-        followed = self._positions.feed(FileSource.of_bytes(path_in_repo, b""), sized=False)
+        followed = self._positions.begin(FileSource.of_bytes(path_in_repo, b""), sized=False)
         size = 0
 
         def on_read(position: int) -> None:

@@ -153,9 +153,9 @@ class XetBucket:
         self._access = access
         self._events = events
 
-    async def open_upload(self) -> XetUpload:
+    async def open_upload(self, *, brief: bool = False) -> XetUpload:
         """Raises `XetFailedError`."""
-        return await self._engine.open(self._access, self._events, with_sha256=False)
+        return await self._engine.open(self._access, self._events, with_sha256=False, brief=brief)
 
     async def read(self, content_hash: str, size: int) -> bytes:
         """Raises `XetFailedError`."""

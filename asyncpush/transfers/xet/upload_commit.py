@@ -20,6 +20,7 @@ from asyncpush.sources import Reader
 from asyncpush.sources.byte_sources import is_there
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.memory import SMALL_FILES_SPARE, XetBacklog
+from asyncpush.transfers.xet.reports import ProgressReports
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
     XetStalledError,
@@ -54,6 +55,7 @@ class XetCommit:
         access: XetAccess,
         watch: XetStallDetector,
         backlog: XetBacklog,
+        reports: ProgressReports,
         how: Mapping[str, Any] | None = None,
     ) -> None:
         """`how` holds further arguments for each file passed to hf_xet."""
@@ -61,6 +63,7 @@ class XetCommit:
         self._how = how or {}
         self._watch = watch
         self._backlog = backlog
+        self._reports = reports
         self._stalled: XetStalledError | None = None
         self.access = access
 
@@ -75,11 +78,11 @@ class XetCommit:
         changed: dict[str, SourceChangedError] | None = None,
         *,
         to_the_end: bool = False,
-        on_begun: Callable[[Sequence[tuple[FileSource, Any]]], object] = lambda begun: None,
+        on_begun: Callable[[Sequence[FileSource]], object] = lambda begun: None,
     ) -> list[tuple[FileSource, Any]]:
         """Start uploading bytes, or files that hf_xet reads itself. Returns each with its handle;
-        with `to_the_end`, once hf_xet has read them all. `on_begun` gets the same in the event
-        loop, once they are started. With `changed`, followed files that have changed are added
+        with `to_the_end`, once hf_xet has read them all. `on_begun` gets them in the event loop,
+        once they are started. With `changed`, followed files that have changed are added
         there and not started."""
         loop = asyncio.get_running_loop()
         stop = threading.Event()
@@ -106,7 +109,7 @@ class XetCommit:
             left_out = changed or ()
             begun = [(file, start(file)) for file in files if file.path_in_repo not in left_out]
             with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(on_begun, begun)
+                loop.call_soon_threadsafe(on_begun, [file for file, _ in begun])
             for _, handle in begun if to_the_end else ():
                 with contextlib.suppress(Exception):  # `finish` raises it
                     handle.result()
@@ -225,7 +228,13 @@ class XetCommit:
     ) -> Any:
         """Wait until the store has all bytes of `files`. Returns hf_xet's report. With `changed`,
         followed files that have changed are added there, by path in the repo."""
-        report = await self._call(self._commit.wait_to_finish, files)
+
+        def wait() -> Any:
+            report = self._commit.wait_to_finish()
+            self._reports.finish()
+            return report
+
+        report = await self._call(wait, files)
         await self._check_unchanged(files, changed)
         return report
 
@@ -234,6 +243,7 @@ class XetCommit:
         await ends_soon(in_background(self._abort))
 
     def _abort(self) -> None:
+        self._reports.end()
         abort(self._commit)
 
     async def _check_unchanged(
@@ -323,44 +333,37 @@ class XetPositions:
     """Emits progress events for the files of one push: how much of each was read, and how much of
     it the store has.
 
-    hf_xet reports what it has found new, what it has sent and what it found in the store. It finds
-    chunks new when it has filled a xorb of 64 MiB. In between, we know what we have passed to it.
-    For small files, which it reads itself, what it found new is shared out in the order in which
-    they were begun. So is what the store has of the others: it reports that in the sum alone. What
-    went over the network is reported for all files together, since a xorb holds chunks of several;
-    it is shared out among those that moved.
+    hf_xet reports what it has found new, what it has sent and what it found in the store, of all
+    files together. It finds chunks new when it has filled a xorb of 64 MiB. In between, we know
+    what we have passed to it. For small files, which it reads itself, what it found new is shared
+    out in the order in which they were begun. So is what the store has. What went over the network
+    is shared out among those files that moved.
     """
 
     def __init__(self, events: Emitter) -> None:
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._files: dict[Any, _Followed] = {}
         self._unread: dict[int, _Followed] = {}
         """Those that are not read to the end, in the order they were begun."""
-        self._fed: dict[int, _Followed] = {}
-        """Those that we feed, and that the store does not have to the end."""
+        self._unstored: dict[int, _Followed] = {}
+        """Those that the store does not have to the end."""
         self._partly_sent: dict[int, _Followed] = {}
         """Those of which fewer bytes count as sent than the store has."""
         self._read = self._stored = self._sent = 0
         self._ended = False
 
-    def feed(self, file: FileSource, *, sized: bool = True) -> _Followed:
-        """Emit the positions of a file that we read. The size of a stream is not known: it is not
-        `sized`."""
-        followed = self._begin(file, sized=sized)
-        self._fed[id(followed)] = followed
-        return followed
-
-    def _begin(self, file: FileSource, *, sized: bool = True) -> _Followed:
+    def begin(self, file: FileSource, *, sized: bool = True) -> _Followed:
+        """Emit the positions of a file. The size of a stream is not known: it is not `sized`."""
         followed = _Followed(file.path_in_repo, file.size if sized else None, self._events.child())
         if sized:
             followed.events.emit(TransferStarted(file.path_in_repo, file.size, 1))
-        self._unread[id(followed)] = followed
+        self._unread[id(followed)] = self._unstored[id(followed)] = followed
         return followed
 
-    def follow(self, task: Any, file: FileSource) -> None:
-        """Emit the positions of this file that hf_xet reports under `task`."""
-        self._files[task] = self._begin(file)
+    def begin_all(self, files: Sequence[FileSource]) -> None:
+        """Emit the positions of these files, which hf_xet reads."""
+        for file in files:
+            self.begin(file)
 
     def on_read(self, followed: _Followed, position: int) -> None:
         """Emit how much of a file was handed over. Called from a thread of ours."""
@@ -369,9 +372,8 @@ class XetPositions:
 
     def restart(self) -> None:
         """The files are begun again, with a new commit."""
-        self._files.clear()
         self._unread.clear()
-        self._fed.clear()
+        self._unstored.clear()
         self._partly_sent.clear()
         self._read = self._stored = self._sent = 0
 
@@ -379,61 +381,53 @@ class XetPositions:
         """Ignore later reports."""
         self._ended = True
 
-    def on_report(self, group: Any, items: Mapping[Any, Any]) -> None:
-        """Called on a thread of hf_xet: takes plain values, and emits them in the event loop."""
-        found = [(task, item.bytes_completed) for task, item in items.items()]
+    def on_report(self, group: Any) -> None:
+        """Called in a thread: takes plain values, and emits them in the event loop."""
         stored, sent = group.total_bytes_completed, group.total_transfer_bytes_completed
         read = group.total_transfer_bytes + max(0, stored - sent)
         with contextlib.suppress(RuntimeError):  # the loop has been closed
-            self._loop.call_soon_threadsafe(
-                lambda: self._report(found, read=read, stored=stored, sent=sent)
-            )
+            self._loop.call_soon_threadsafe(self._report, read, stored, sent)
 
-    def _report(
-        self,
-        found: Sequence[tuple[Any, int]],
-        *,
-        read: int,
-        stored: int,
-        sent: int,
-    ) -> None:
-        """`found` are the files' own positions, the others those of all files together."""
+    def _report(self, read: int, stored: int, sent: int) -> None:
         if self._ended:
             return
-        moved: dict[int, _Followed] = {}
-        for task, position in found:
-            followed = self._files.get(task)
-            if followed is not None and followed.stored != followed.at_most(position):
-                self._on_stored(followed, position)
-                moved[id(followed)] = followed
-        self._share_out(read - self._read)
-        moved |= self._share_out_stored(max(stored, sent) - self._stored)
+        found = self._share_out(read - self._read)
+        moved = self._share_out_stored(max(stored, sent) - self._stored)
         moved |= self._share_out_sent(sent - self._sent, moved)
+        for followed in found:
+            if followed.read > followed.stored:  # else the next event says it as well
+                self._emit_read(followed)
         for followed in moved.values():
             size = followed.stored if followed.size is None else followed.size
             deduplicated = followed.stored - followed.sent
             followed.events.emit(PartProgress(followed.path, 1, followed.sent, size, deduplicated))
 
-    def _share_out(self, more: int) -> None:
+    def _share_out(self, more: int) -> list[_Followed]:
         """Bytes that hf_xet has read of some of the files."""
-        while more > 0 and self._unread:
-            followed = next(iter(self._unread.values()))
-            if followed.size is None:
-                return
+        changed = []
+        for followed in list(self._unread.values()) if more > 0 else ():
+            if followed.size is None:  # of a stream we know what was passed on
+                continue
             step = min(more, followed.size - followed.read)
             more -= step
-            self._on_position(followed, followed.read + step)
+            if self._is_read(followed, followed.read + step):
+                changed.append(followed)
+            if more <= 0:
+                break
+        return changed
 
     def _share_out_stored(self, more: int) -> dict[int, _Followed]:
-        """Bytes that the store has of some of the files that we feed."""
+        """Bytes that the store has of some of the files."""
         moved: dict[int, _Followed] = {}
-        for followed in list(self._fed.values()) if more > 0 else ():
+        for followed in list(self._unstored.values()) if more > 0 else ():
             if (step := min(more, followed.read - followed.stored)) > 0:
                 more -= step
                 self._on_stored(followed, followed.stored + step)
                 moved[id(followed)] = followed
             if followed.stored == followed.size:
-                del self._fed[id(followed)]
+                del self._unstored[id(followed)]
+            if more <= 0:
+                break
         return moved
 
     def _share_out_sent(self, more: int, moved: Mapping[int, _Followed]) -> dict[int, _Followed]:
@@ -452,20 +446,25 @@ class XetPositions:
         return changed
 
     def _on_stored(self, followed: _Followed, position: int) -> None:
-        self._on_position(followed, position)
-        position = followed.at_most(position)
         self._stored += position - followed.stored
         followed.stored = position
-        self._sent -= max(0, followed.sent - position)
-        followed.sent = min(followed.sent, position)
         self._partly_sent[id(followed)] = followed
 
     def _on_position(self, followed: _Followed, position: int) -> None:
+        if self._is_read(followed, position):
+            self._emit_read(followed)
+
+    def _is_read(self, followed: _Followed, position: int) -> bool:
+        """Note how much of a file is read. Whether that is more than before."""
         position = followed.at_most(position)
-        if position > followed.read and not self._ended:
-            self._read += position - followed.read
+        more = position - followed.read
+        if more > 0 and not self._ended:
+            self._read += more
             followed.read = position
-            size = position if followed.size is None else followed.size
-            followed.events.emit(HashProgress(followed.path, position, size))
         if followed.size is not None and followed.read >= followed.size:
             self._unread.pop(id(followed), None)
+        return more > 0 and not self._ended
+
+    def _emit_read(self, followed: _Followed) -> None:
+        size = followed.read if followed.size is None else followed.size
+        followed.events.emit(HashProgress(followed.path, followed.read, size))
