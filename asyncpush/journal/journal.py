@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncpush.journal import tables
-from asyncpush.journal.filesystem import forget_aside, in_memory, private_folder, size_on_disk
+from asyncpush.journal.filesystem import (
+    forget_aside,
+    in_memory,
+    is_neglected,
+    note_cleaned,
+    private_folder,
+    size_on_disk,
+)
 from asyncpush.journal.group_commit import GroupCommit, WriteBehind
 from asyncpush.journal.locks import Claim, HostLocks, HostPeers
 from asyncpush.journal.tables import (
@@ -121,7 +128,8 @@ class Journal:
 
         Unless this is to happen `at_once`, the file is opened when something is first looked up or
         remembered: a push of small files needs neither it nor SQLite, which takes a while to
-        import. `on_open` is called once it is open.
+        import. A file that nobody has cleaned up for an hour is opened at once nevertheless.
+        `on_open` is called once it is open, and should clean up (`expire`).
         """
         try:
             folder = private_folder(directory)
@@ -131,7 +139,7 @@ class Journal:
             _warn_of_none(reason)
             return cls(None, HostLocks.private(), disabled_reason=reason, clock=clock)
         journal = cls(folder, locks, on_open=on_open, clock=clock)
-        if at_once:
+        if at_once or is_neglected(folder):
             journal._opened()
         return journal
 
@@ -384,6 +392,8 @@ class Journal:
             gone += some
             if time.monotonic() >= deadline or self._closing.wait(_CLEANUP_PAUSE):
                 break
+        else:
+            note_cleaned(database.path)
         while gone and database.compact_some():
             if time.monotonic() >= deadline or self._closing.wait(_CLEANUP_PAUSE):
                 return gone

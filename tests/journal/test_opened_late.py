@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,26 @@ def test_what_is_not_used_leaves_no_file(tmp_path: Path) -> None:
     assert journal.hash_of("/a", make_identity(), "sha256") is None
     journal.begin_upload(SCOPE, make_upload())
     assert not database_file(tmp_path).exists(), "it was closed"
+
+
+@pytest.mark.parametrize(
+    ("age", "opened"),
+    [(0, False), (3500, False), (3700, True), (-3700, True)],
+    ids=["new", "lately", "long ago", "in the future"],
+)
+def test_one_that_nobody_has_cleaned_up_for_long_is_opened_at_once(
+    tmp_path: Path, age: float, opened: bool
+) -> None:
+    Journal.open(tmp_path).close()
+    modified_at = time.time() - age
+    os.utime(database_file(tmp_path), (modified_at, modified_at))
+    found: list[Journal] = []
+    with Journal.open(tmp_path, at_once=False, on_open=found.append) as journal:
+        assert found == [journal] * opened
+        journal.expire()
+    assert (
+        abs(database_file(tmp_path).stat().st_mtime - (time.time() if opened else modified_at)) < 60
+    )
 
 
 def test_a_hash_remembered_last_is_on_disk_when_it_is_closed(
