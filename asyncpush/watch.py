@@ -104,9 +104,9 @@ class FolderWatch:
 
     Each push is one verified commit of everything new (or a sync, for a bucket), as if
     `push_to_hub` had been called. With `create_pr`, the first push opens a pull request, and the
-    others go to the same one; once that is merged, the next push opens another one. Files that grow during a push are handled as `on_change` says,
-    and what was added to them is included in the next push. Nothing is committed twice, since files
-    that the repo has already are left out.
+    others go to the same one; once that is merged, the next push opens another one. Files that grow
+    during a push are handled as `on_change` says, and what was added to them is included in the
+    next push. Nothing is committed twice, since files that the repo has already are left out.
 
     A push that fails is logged, added to `failures`, passed to `on_outcome`, and tried again after
     `every` seconds. An error that every push would raise (`AuthError`, `MissingTokenError`,
