@@ -19,7 +19,13 @@ import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
+from asyncpush.errors import (
+    AsyncPushError,
+    HubError,
+    RepoNotFoundError,
+    SourceChangedError,
+    SourceError,
+)
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt, SyncFailure
@@ -38,6 +44,8 @@ from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOp
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
+from asyncpush.sources.byte_sources import Reader
+from asyncpush.sources.byte_sources import changed as changed_source
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.single_files import COLLECTED_AGAIN, changes_of
 from asyncpush.transfers.interface import BucketTransfer, BucketUpload, TransferFailedError
@@ -294,6 +302,27 @@ async def hashes_of(
         ) from exc
 
 
+def _changes(
+    files: Sequence[FileSource], error: SourceChangedError
+) -> dict[str, SourceChangedError]:
+    """What has happened to each of these files, by path in the repo, after one of them failed with
+    `error`. Those that have not changed yet come last. Blocks."""
+    found: dict[str, SourceChangedError] = {}
+    others: dict[str, SourceChangedError] = {}
+    for file in files:
+        path = file.path_in_repo
+        try:
+            with Reader(file, grown=file.sha256 is not None) as reader:
+                reader.check_unchanged()
+        except SourceChangedError as exc:
+            found[path] = exc
+        except SourceError:
+            found[path] = error  # what is wrong shows when the file is collected again
+        else:
+            others[path] = changed_source(file, "was written to or removed")
+    return {**found, **others}
+
+
 def _may_exist_already(error: HubError) -> bool:
     return error.status in (401, 403) or (error.status == 409 and not error.retryable)
 
@@ -497,8 +526,8 @@ class BucketStore:
         except SourceChangedError as exc:
             if changed is None or not any(file.may_change for file in files):
                 raise
-            # It failed on one file, and it is not known what it has stored of the others.
-            changed.update((file.path_in_repo, exc) for file in files)
+            # It is not known what the store has of the others: all are sent again.
+            changed.update(await in_thread(ctx.threads, partial(_changes, files, exc)))
             return []
         except TransferFailedError as exc:
             raise AsyncPushError(

@@ -42,6 +42,7 @@ _SPECIAL_REVISION = re.compile(r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)")
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 
 _FORMS = "use namespace/name, hf://[datasets/]namespace/name[@revision][/path] or the repo's URL"
+_BUCKET_FORM = "use hf://buckets/namespace/name[/path] or the URL of the bucket's page"
 _DEFAULTS = {field.name: field.default for field in fields(PushOptions)}
 
 
@@ -162,7 +163,10 @@ def names_bucket(text: str) -> bool:
     """
     if text.startswith(SCHEME):
         return text.startswith(f"{SCHEME}buckets/")
-    return text.lower().startswith(_WEB_SCHEMES) and "/buckets/" in urlsplit(text).path
+    if not text.lower().startswith(_WEB_SCHEMES):
+        return False
+    _, slash, path = re.split("[?#]", text, maxsplit=1)[0].partition("://")[2].partition("/")
+    return "/buckets/" in slash + path
 
 
 def bucket_of(text: str, endpoint: str) -> tuple[Repo, str]:
@@ -306,7 +310,7 @@ def _parse_url(text: str, endpoint: str) -> Address:
     if segments and segments[0] in _KINDS:
         kind = _KINDS[segments.pop(0)]
     if len(segments) < 2:
-        raise _refused(shown, "it is not the page of a repo")
+        raise _refused(shown, "it does not contain namespace/name")
     repo_id = "/".join(segments[:2])
     revision, path = _parse_page(shown, kind, segments[2:], is_folder=path.endswith("/"))
     return Address(shown, kind, repo_id, revision, path)
@@ -371,6 +375,8 @@ def _shown(text: str) -> str:
 
 
 def _refused(text: str, why: str, instead: str = "") -> InvalidRepoIdError:
-    return InvalidRepoIdError(
-        f"{text} is not the address of a repo: {why}", suggestion=instead or _FORMS
-    )
+    if names_bucket(text):
+        message, forms = f"{text} is not the address of a bucket: {why}", _BUCKET_FORM
+    else:
+        message, forms = f"{text} is not the address of a repo: {why}", _FORMS
+    return InvalidRepoIdError(message, suggestion=instead or forms)

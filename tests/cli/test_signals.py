@@ -19,10 +19,8 @@ from asyncpush.cli.arguments import append_line
 from asyncpush.cli.running import _Bars
 from asyncpush.events import PushStarted, Record
 from asyncpush.localhub import serve_in_thread
+from tests.cancelling import PROMPTLY
 from tests.cli.conftest import PATIENCE, TOKEN, Cli, Ran, Start
-
-PROMPTLY = 3.0
-"""Seconds from the signal to the end. A second is meant; the machine may have other work."""
 
 
 class Stall:

@@ -159,6 +159,21 @@ async def test_a_writer_before_the_marker_is_noticed(
     assert (await bytes_of(hub))["run/step-1/a"] == b"other"
 
 
+async def test_a_writer_that_was_overtaken_leaves_the_set_of_the_other(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    async def nothing() -> None: ...
+
+    async def other() -> None:
+        assert (await uploader.sync(version(2), STEP, WHOLE)).marker is not None
+
+    log.after = [nothing, other]  # after the batch of files, and after the marker's
+    with pytest.raises(SyncError, match="run/step-1/a: has 3 bytes"):
+        await uploader.sync(version(1), STEP, WHOLE)
+    assert await names_in(uploader) == ["step-1"]
+    assert (await bytes_of(hub))["run/step-1/a"] == b"a 2"
+
+
 async def test_a_concurrent_writers_marker_is_removed(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
