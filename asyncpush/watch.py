@@ -161,10 +161,14 @@ class FolderWatch:
         for name, value in (("every", every), ("quiet_for", quiet_for)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+        if on_outcome is not None and not callable(on_outcome):
+            raise ValueError(f"on_outcome must be callable, or None, not {on_outcome!r}")
+        if not isinstance(folder, str | os.PathLike):
+            raise ValueError(f"the folder must be a path, not {folder!r}")
         self._in_bucket = names_bucket(repo_id)
         if options is None:
             options = SyncOptions() if self._in_bucket else PushOptions()
-        if self._in_bucket is not isinstance(options, SyncOptions):
+        if not isinstance(options, SyncOptions if self._in_bucket else PushOptions):
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
