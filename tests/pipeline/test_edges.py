@@ -523,7 +523,7 @@ async def test_values_of_a_wrong_type_are_named(uploader: Uploader, tmp_path: Pa
     async def gather(events: Emitter) -> Any:
         return None
 
-    for work, error, complaint in (
+    cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
         (lambda: up.push_many([("me/m", {"a": b"1"})]), TypeError, "takes Push objects"),
         (lambda: up.commit("me/m", "[]"), TypeError, "not of type str"),
         (lambda: up.commit("me/m", [{"path_in_repo": "a"}]), TypeError, "not of type dict"),
@@ -539,7 +539,8 @@ async def test_values_of_a_wrong_type_are_named(uploader: Uploader, tmp_path: Pa
         (lambda: pusher(up, "me/m", {"a": 1}), ValueError, "takes PushOptions"),
         (lambda: session(TOKEN, uploader.endpoint, {"a": 1}), TypeError, "an UploadConfig"),
         (lambda: to_json([1]), TypeError, "receipt was expected"),
-    ):
+    ]
+    for work, error, complaint in cases:
         with pytest.raises(error, match=complaint):
             if inspect.isawaitable(made := work()):
                 await made
