@@ -86,7 +86,7 @@ async def prepare(
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
     if head is not None:
-        check_branch(ctx, head, ahead.target)
+        check_branch(ctx, head, ahead.branch)
     return Prepared(head, ahead.skip_path_check)
 
 
@@ -96,10 +96,10 @@ class _EarlyAnswers:
 
     modes: EarlyModes
     skip_path_check: bool = False
-    target: Target = field(default_factory=lambda: Target())
+    branch: Target = field(default_factory=lambda: Target())
 
     async def ask_target(self, ctx: PushContext) -> None:
-        self.target = await target_of_commits(ctx)
+        self.branch = await target_of_commits(ctx)
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be

@@ -188,9 +188,12 @@ class PushRun:
         await self._warn_of_changes(by_path)
         return receipts
 
-    async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
+    async def commit(self, receipts: Iterable[Receipt]) -> UploadResult:
         """Commit what was stored before, in this process or another one."""
         ctx = self._ctx
+        if not isinstance(receipts, Iterable):
+            raise TypeError(f"receipts must be a list, not of type {type(receipts).__name__}")
+        receipts = list(receipts)
         await in_thread(ctx.threads, lambda: check_receipts(receipts))
         total = sum(receipt.size for receipt in receipts)
         ctx.events.emit(FilesPlanned(len(receipts), total))
