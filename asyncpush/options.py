@@ -153,7 +153,10 @@ class UploadConfig:
         stall_timeout: seconds without progress of a part before it is sent again. With Xet: seconds
             without any progress before the upload is started again; what was sent already is not
             sent again. After `max_retries` times LFS takes over, with a warning. When only an
-            answer is missing, the second wait is twice as long, and so on.
+            answer is missing, the second wait is twice as long, and so on. Xet shows the progress
+            of a whole push, not of a file, which may be waiting for its turn: a file that is stuck
+            is noticed once the others of its push are done. While other pushes of the same
+            `Uploader` make progress, a push may wait for them, ten times as long at most.
         response_timeout: seconds to wait for the Hub's answer to a commit or a completion. Small
             calls, which can be repeated safely, are sent again after at most 30 s.
         outage_timeout: seconds to wait for the network when there is no connection at all.

@@ -240,12 +240,14 @@ def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
             connection.execute(statement)
             return
         except sqlite3.OperationalError as exc:
-            waited = time.monotonic() - began
-            if not _is_busy(exc) or waited >= BUSY_TIMEOUT:
+            if not _is_busy(exc):
                 raise
-        if not warned and waited >= WARN_AFTER:
-            warned = True
-            _warn_of_wait()
+            waited = time.monotonic() - began
+            if not warned and waited >= WARN_AFTER:
+                warned = True
+                _warn_of_wait()
+            if waited >= BUSY_TIMEOUT:
+                raise
         time.sleep(random.uniform(0.0005, 0.003))
 
 

@@ -465,7 +465,7 @@ async def _read_whole(answer: aiohttp.ClientResponse, on_piece: Callable[[int], 
             f"the answer is compressed ({encoding[:40]}) although that was not requested"
         )
     pieces, size = [], 0
-    async for piece in answer.content.iter_any():
+    while piece := await answer.content.readany():
         size += len(piece)
         on_piece(size)
         if size > ANSWER_LIMIT:

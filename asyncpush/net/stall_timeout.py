@@ -33,7 +33,8 @@ class StallTimeout:
     """Ends the block it guards when `touch` has not been called for `limit` seconds.
 
     After our last write, bytes in the transport's and the kernel's buffers are still moving. While
-    these buffers drain, the request is not stalled.
+    these buffers drain, the request is not stalled. Nor does time count in which the event loop did
+    not run, because the program blocked it or the process was stopped.
     """
 
     def __init__(self, limit: float) -> None:
@@ -48,6 +49,10 @@ class StallTimeout:
         """Note that something moved. Returns the event loop's time."""
         self._moved_at = self._loop.time()
         return self._moved_at
+
+    def ran_late(self, seconds: float) -> None:
+        """Note that the event loop did not run for so long: what moved was not noticed."""
+        self._moved_at = min(self._moved_at + seconds, self._loop.time())
 
     def follow(self, transport: asyncio.BaseTransport | None) -> None:
         """Watch this transport's send buffers as well."""
@@ -140,9 +145,12 @@ class StallGuard:
             raise
 
     def _check(self) -> None:
+        now = self._loop.time()
+        if self._timer is not None and now > self._timer.when():
+            self._stall.ran_late(now - self._timer.when())
         left = self._stall.seconds_left()
         if left <= 0:
-            self._scope.reschedule(self._loop.time())
+            self._scope.reschedule(now)
         else:
             # Four checks within the limit: a drain that stops is noticed in time.
             self._timer = self._loop.call_later(min(left, self._stall.limit / 4), self._check)

@@ -40,7 +40,7 @@ from asyncpush.pipeline.preflight import (
     head_of_branch,
     observed_head,
     prepare,
-    tags_of,
+    target_of_commits,
     warning_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
@@ -200,7 +200,7 @@ class PushRun:
             raise exc.with_(suggestion=_WHERE_STORED) from exc
         if head is None:
             return self.plan_of(receipts)
-        check_branch(ctx, head, await tags_of(ctx))
+        check_branch(ctx, head, await target_of_commits(ctx))
         head = await head_at_parent(ctx, head)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
 

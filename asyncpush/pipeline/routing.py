@@ -42,19 +42,25 @@ class Candidate:
 
     file: FileSource
     _mode: UploadMode | None = None
-    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_answered: bool = False
+    _answered: asyncio.Event | None = None
+    """Only for who waits: of most files the Hub's answer is known already."""
 
     async def mode(self) -> UploadMode | None:
         """Wait for the Hub's answer. None when the file is not to be stored: it is ignored, goes
         into the commit, or has changed."""
-        await self._answered.wait()
+        if not self._is_answered:
+            self._answered = self._answered or asyncio.Event()
+            await self._answered.wait()
         mode = self._mode
         return None if mode is None or mode.ignored or mode.mode == "regular" else mode
 
     def answer(self, mode: UploadMode | None) -> None:
         """Set the answer; None for a file that has changed."""
         self._mode = mode
-        self._answered.set()
+        self._is_answered = True
+        if self._answered is not None:
+            self._answered.set()
 
 
 class EarlyModes:

@@ -13,7 +13,7 @@ import mimetypes
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 
 from asyncpush.concurrency.task_groups import for_each
@@ -314,7 +314,7 @@ class SyncRun:
         files = {file.path_in_repo: file for file in collected.files}
 
         def take(path: str, size: int, xet_hash: str) -> None:
-            kind = mimetypes.guess_type(path)[0]
+            kind = _content_type(path)
             file = store.collected_again.get(path) or files.get(path)
             mtime = _mtime(file) or int(time.time() * 1000)
             done.adds[path] = AddFile(path, size, xet_hash, mtime, kind)
@@ -544,6 +544,16 @@ class SyncRun:
             warnings=tuple(self._ctx.warnings),
             marker=done.marker,
         )
+
+
+def _content_type(path: str) -> str | None:
+    stem, dot, ending = path.rpartition("/")[2].partition(".")
+    return _type_of(dot + ending) if stem else None  # `.json` is a name without an ending
+
+
+@lru_cache(maxsize=256)
+def _type_of(ending: str) -> str | None:
+    return mimetypes.guess_type(f"name{ending}")[0]
 
 
 def _folders_of(path: str) -> Iterable[str]:

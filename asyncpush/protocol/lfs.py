@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from asyncpush.errors import HubError, printable
 from asyncpush.lazy_dataclass import dataclass
@@ -55,9 +55,9 @@ OTHER_KEYS = 100
 """The most entries of an upload action's header that are not part URLs."""
 
 
-@dataclass(frozen=True, slots=True)
-class LfsObject:
-    """An object, identified by its sha256; `size` is bytes."""
+class LfsObject(NamedTuple):
+    """An object, identified by its sha256; `size` is bytes. It is a key of several dicts, and a
+    tuple is hashed in C."""
 
     oid: str
     size: int

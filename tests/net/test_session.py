@@ -854,10 +854,8 @@ async def test_a_slow_drip_ends(peer: Peer, recorded: EventRecorder) -> None:
 
     peer.script(drip)
     async with session_to(peer.url, response_timeout=0.2) as session:
-        began = time.monotonic()
         with pytest.raises(HubError):
             await session.ask(ask_for(), whole, recorded.events, retry=False)
-        assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

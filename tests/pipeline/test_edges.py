@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from aiohttp.typedefs import Handler
 
 from asyncpush import (
     AuthError,
+    CheckpointPusher,
     HubError,
     ProtocolError,
     Push,
@@ -475,3 +477,31 @@ async def test_a_message_that_says_nothing_is_replaced(
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"a"}, PushOptions(commit_message=message))
     assert (await commits_of(hub, "me/m"))[0]["title"] == "Upload a.txt with asyncpush"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a current folder cannot be deleted there")
+async def test_a_current_folder_that_was_deleted_is_named(
+    uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for source in (".", "out", "../out", {"a.txt": "a.txt"}, Path("out")):
+        with pytest.raises(SourceError, match="the current folder has been deleted"):
+            await uploader.push_to_hub("me/m", source)
+        with pytest.raises(SourceError, match="the current folder has been deleted"):
+            await uploader.audit("me/m", source)
+    with pytest.raises(SourceError, match="the current folder has been deleted"):
+        uploader.watch(".", "me/m")
+    async with CheckpointPusher(uploader, "me/m", snapshot=True) as pusher:
+        await pusher.push("out")
+        (failed,) = (await pusher.flush()).outcomes
+    assert "the current folder has been deleted" in str(failed.error)
+
+    held = tmp_path / "a.txt"
+    held.write_bytes(b"2")
+    result = await uploader.push_to_hub(
+        "me/m", {"a.txt": held, "b.txt": b"1"}, PushOptions(model_card="# One line")
+    )
+    assert result.files_uploaded == ("README.md", "a.txt", "b.txt")

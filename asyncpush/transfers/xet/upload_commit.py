@@ -391,24 +391,30 @@ class XetPositions:
     def _report(self, read: int, stored: int, sent: int) -> None:
         if self._ended:
             return
-        self._share_out(read - self._read)
+        found = self._share_out(read - self._read)
         moved = self._share_out_stored(max(stored, sent) - self._stored)
         moved |= self._share_out_sent(sent - self._sent, moved)
+        for followed in found:
+            if followed.read > followed.stored:  # else the next event says it as well
+                self._emit_read(followed)
         for followed in moved.values():
             size = followed.stored if followed.size is None else followed.size
             deduplicated = followed.stored - followed.sent
             followed.events.emit(PartProgress(followed.path, 1, followed.sent, size, deduplicated))
 
-    def _share_out(self, more: int) -> None:
+    def _share_out(self, more: int) -> list[_Followed]:
         """Bytes that hf_xet has read of some of the files."""
+        changed = []
         for followed in list(self._unread.values()) if more > 0 else ():
             if followed.size is None:  # of a stream we know what was passed on
                 continue
             step = min(more, followed.size - followed.read)
             more -= step
-            self._on_position(followed, followed.read + step)
+            if self._is_read(followed, followed.read + step):
+                changed.append(followed)
             if more <= 0:
-                return
+                break
+        return changed
 
     def _share_out_stored(self, more: int) -> dict[int, _Followed]:
         """Bytes that the store has of some of the files."""
@@ -445,11 +451,20 @@ class XetPositions:
         self._partly_sent[id(followed)] = followed
 
     def _on_position(self, followed: _Followed, position: int) -> None:
+        if self._is_read(followed, position):
+            self._emit_read(followed)
+
+    def _is_read(self, followed: _Followed, position: int) -> bool:
+        """Note how much of a file is read. Whether that is more than before."""
         position = followed.at_most(position)
-        if position > followed.read and not self._ended:
-            self._read += position - followed.read
+        more = position - followed.read
+        if more > 0 and not self._ended:
+            self._read += more
             followed.read = position
-            size = position if followed.size is None else followed.size
-            followed.events.emit(HashProgress(followed.path, position, size))
         if followed.size is not None and followed.read >= followed.size:
             self._unread.pop(id(followed), None)
+        return more > 0 and not self._ended
+
+    def _emit_read(self, followed: _Followed) -> None:
+        size = followed.read if followed.size is None else followed.size
+        followed.events.emit(HashProgress(followed.path, followed.read, size))
