@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
@@ -111,7 +111,7 @@ T = TypeVar("T")
 NO_FILES = CollectedSources(())
 """The source of what is made without local files. A user's `None` is not this: it is refused, since
 a push of nothing could delete what is there."""
-Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
+Gather: TypeAlias = Callable[[Emitter], Awaitable[Iterable[Receipt]]]
 
 
 COUNT_EVERY = 5.0

@@ -315,7 +315,8 @@ async def test_a_stalled_claim_holder_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a stopped process does. What it has remembered of its upload stays as it is."""
-    monkeypatch.setattr(lfs, "CLAIM_TIMEOUT", 0.5)
+    monkeypatch.setattr(lfs, "CLAIM_TIMEOUT", 1.5)
+    monkeypatch.setattr(lfs, "CLAIM_POLL", 0.02)
     monkeypatch.setattr(lfs, "PROGRESS_POLL", 0.1)
     monkeypatch.setattr(lfs, "SHORTEST_WAIT", 0.05)
     content = random.Random(7).randbytes(3 * PART_SIZE)
