@@ -582,7 +582,7 @@ _UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", 1)
     for infix, base in (("", 1000), ("I", 1024))
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SIZE = r"(?a)\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*"
 
 
 MAX_SIZE = 1 << 60
@@ -599,7 +599,7 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int) and not isinstance(size, bool):
         count = size
     else:
-        found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+        found = re.fullmatch(_SIZE, size) if isinstance(size, str) else None
         if found is None or found[2].upper() not in _UNITS:
             raise ValueError(f"a number of bytes, or text like '4GB' or '500MB', not {size!r}")
         count = int(min(float(found[1]) * _UNITS[found[2].upper()], MAX_SIZE + 1))

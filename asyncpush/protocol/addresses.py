@@ -37,9 +37,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FILE_PAGES = frozenset({"blame", "blob", "raw", "resolve"})
 _FOLDER_PAGE = "tree"
 _BUCKET_PAGES = frozenset({"resolve", _FOLDER_PAGE})
-_SPECIAL_REVISION = re.compile(r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)")
+_SPECIAL_REVISION = r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)"
 """Revisions that contain slashes and are nevertheless written without percent-encoding."""
-_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+_ENCODED = "%[0-9A-Fa-f]{2}"
 
 _FORMS = "use namespace/name, hf://[datasets/]namespace/name[@revision][/path] or the repo's URL"
 _BUCKET_FORM = "use hf://buckets/namespace/name[/path] or the URL of the bucket's page"
@@ -266,7 +266,7 @@ def _split_id(rest: str) -> tuple[str, str]:
 
 def _split_revision(text: str, rest: str) -> tuple[str, str]:
     """Split what follows the `@` into revision and path, both as they are written."""
-    if (special := _SPECIAL_REVISION.match(rest)) is not None:
+    if (special := re.match(_SPECIAL_REVISION, rest)) is not None:
         return special[0], rest[special.end() :].removeprefix("/")
     revision, _, path = rest.partition("/")
     if revision == "refs":
@@ -339,7 +339,7 @@ def _parse_page(
     if kind != "bucket" and decoded:
         written, path = _split_revision(text, path)
         revision = written.replace("%2F", "/")
-        if _ENCODED.search(revision):
+        if re.search(_ENCODED, revision):
             raise _refused(
                 text, "its revision is percent-encoded twice", "use an hf:// address instead"
             )
