@@ -185,9 +185,9 @@ def test_a_refused_address_says_why_in_plain_words(text: str, expected: str) -> 
 @pytest.mark.parametrize("text", ["hf://me/m@a..b", "https://huggingface.co/me/m/tree/-x"])
 def test_a_revision_that_git_cannot_have_is_refused(text: str) -> None:
     for read in (target_of, any_target_of):
-        with pytest.raises(InvalidRepoIdError, match="its revision '(a..b|-x)' "):
+        with pytest.raises(InvalidRepoIdError, match=r"its revision '(a..b|-x)' "):
             read(text, PushOptions(), PUBLIC_ENDPOINT)
-    with pytest.raises(InvalidRepoIdError, match="its revision '(a..b|-x)' "):
+    with pytest.raises(InvalidRepoIdError, match=r"its revision '(a..b|-x)' "):
         source_of(text, "model", PUBLIC_ENDPOINT)
 
 
