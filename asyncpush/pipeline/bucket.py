@@ -153,6 +153,13 @@ class Bucket:
             asked.add(following)
             request = HubRequest(request.call, "GET", following, fields=request.fields)
 
+    async def one_below(self, folder: str) -> str | None:
+        """A file below a folder, which ends in a slash. None if there is none."""
+        ctx = self._ctx
+        request = buckets.tree_request(ctx.repo, folder)
+        page, _ = await ctx.session.ask(request, buckets.parse_tree, ctx.events)
+        return next((file.path for file in page if file.path.startswith(folder)), None)
+
     async def different(
         self, wanted: Mapping[str, Operation], *, checks: int = CHECKS
     ) -> list[SyncFailure]:

@@ -51,8 +51,11 @@ from asyncpush.protocol.buckets import (
 )
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import ProblemReport
 
 LOOKUPS_AT_ONCE = 64
+
+_CONFLICTS = "files and folders of the same name"
 
 TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
 """The years 1 to 9999, in milliseconds since the epoch: the times that a listing can show."""
@@ -138,6 +141,7 @@ class SyncRun:
         there = await self._there(collected)
         unchanged = await self._unchanged(collected.files, there)
         extra = self._extra(collected, there)
+        await self._warn_of_conflicts(collected, there, extra)
         if self._options.dry_run:
             copied = self._copied.items()
             unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
@@ -194,21 +198,21 @@ class SyncRun:
         yield from self._copied
 
     async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
-        """The bucket's files at the paths of the source and of markers; with `delete`, all files
-        below the address."""
+        """The bucket's files at the paths of the source, its folders and markers; with `delete`,
+        all files below the address."""
         folders = {self._folder}
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
             folders |= set(_folders_of(self._folder))  # the sets that the file may belong to
-            others = [*_markers(folders), *(p for p in self._paths(collected) if p not in there)]
-            there |= await self._bucket.files(others)
+            others = {*_markers(folders), *_without_slash(folders), *self._paths(collected)}
+            there |= await self._bucket.files([path for path in others if path not in there])
             return there
         paths = list(self._paths(collected))
 
         def names() -> list[str]:
             for path in paths:
                 folders.update(_folders_of(path))
-            return list({*paths, *_markers(folders)})
+            return list({*paths, *_markers(folders), *_without_slash(folders)})
 
         return await self._bucket.files(await in_thread(self._ctx.threads, names))
 
@@ -252,6 +256,33 @@ class SyncRun:
             for file, xet_hash in pairs:
                 settle(file, xet_hash, cached=False)
         return found
+
+    async def _warn_of_conflicts(
+        self, collected: CollectedSources, there: dict[str, BucketFile], extra: Sequence[str]
+    ) -> None:
+        """Warn where the bucket would have a file and a folder of the same name. It takes both, but
+        then it cannot be downloaded. For a folder that becomes a file, this needs the whole listing
+        (`delete`), or a single file as the source."""
+
+        def find() -> tuple[str, ...]:
+            report = ProblemReport()
+            kept = there.keys() - set(extra)
+            folders = {folder[:-1]: path for path in kept for folder in _folders_of(path)}
+            for path in self._paths(collected):
+                for folder in _folders_of(path):
+                    if folder[:-1] in kept:
+                        report.notice(_CONFLICTS, _conflict(folder[:-1], path))
+                if path in folders:
+                    report.notice(_CONFLICTS, _conflict(path, folders[path]))
+            return report.notices
+
+        for notice in await in_thread(self._ctx.threads, find):
+            self._ctx.warn(notice)
+        if collected.one_file and not self._options.delete:
+            for path in self._paths(collected):
+                below = None if path in there else await self._bucket.one_below(f"{path}/")
+                if below is not None:
+                    self._ctx.warn(_conflict(path, below))
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: those below the address that the patterns select and the source does
@@ -530,6 +561,17 @@ def _folders_of(path: str) -> Iterable[str]:
     while path:
         path = path.rpartition("/")[0]
         yield f"{path}/" if path else ""
+
+
+def _without_slash(folders: Iterable[str]) -> Iterable[str]:
+    return (folder[:-1] for folder in folders if folder)
+
+
+def _conflict(path: str, inside: str) -> str:
+    return (
+        f"{path!r} is a file in the bucket and also the folder of {inside!r}: no file system can"
+        " hold both; remove one of them from the bucket"
+    )
 
 
 def _markers(folders: Iterable[str]) -> list[str]:

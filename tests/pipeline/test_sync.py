@@ -254,6 +254,31 @@ async def test_skipped_source_files_are_not_deleted(
         assert {path for path in shown if not path.endswith(".json")} == kept
 
 
+async def test_a_file_and_a_folder_of_the_same_name_are_a_warning(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    """The bucket takes both, but `hf sync` cannot download them."""
+    await uploader.sync({"state/a": b"a", "log": b"log"}, RUN)
+    below = await uploader.sync({"log/1": b"1"}, RUN)
+    assert below.warnings == (
+        "'run/log' is a file in the bucket and also the folder of 'run/log/1': no file system can"
+        " hold both; remove one of them from the bucket",
+    )
+    above = await uploader.sync(b"state", f"{RUN}/state")
+    assert [each.split(":")[0] for each in above.warnings] == [
+        "'run/state' is a file in the bucket and also the folder of 'run/state/a'"
+    ]
+    both = SyncOptions(delete=True, ignore_patterns="log/*", dry_run=True)
+    kept = await uploader.sync({"log": b"log"}, RUN, both)
+    assert [each.split(":")[0] for each in kept.warnings] == [
+        "'run/log' is a file in the bucket and also the folder of 'run/log/1'"
+    ]
+    # What is deleted is no longer in the way.
+    cleaned = await uploader.sync({"state/a": b"a", "log/1": b"1"}, RUN, SyncOptions(delete=True))
+    assert cleaned.warnings == ()
+    assert set(await bytes_of(hub)) == {"run/state/a", "run/log/1"}
+
+
 @pytest.mark.parametrize("below", ["/run", "/run/", ""])
 async def test_a_single_file_deletes_nothing(
     uploader: Uploader, hub: LocalHub, write: Write, below: str
