@@ -331,7 +331,7 @@ class PushOptions:
         _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
-        if (problem := _revision_problem(self.revision)) is not None:
+        if (problem := revision_problem(self.revision)) is not None:
             raise ValueError(f"revision must be the name of a branch: {self.revision!r} {problem}")
         for name in ("path_in_repo", "commit_description"):
             if not isinstance(getattr(self, name), str):
@@ -526,10 +526,10 @@ _LONGEST_REF_NAME = 250
 written."""
 
 
-def _revision_problem(name: str) -> str | None:
+def revision_problem(name: str) -> str | None:
     """Why git has no branch, tag or other ref of this name, or None (see `git check-ref-format`).
 
-    >>> _revision_problem("a..b"), _revision_problem("refs/pr/1")
+    >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
     if (found := _NOT_IN_REFS.search(name)) is not None:

@@ -25,6 +25,7 @@ from asyncpush.options import (
     RepoType,
     SyncOptions,
     check_space_options,
+    revision_problem,
 )
 
 Kind: TypeAlias = RepoType | Literal["bucket"]
@@ -111,7 +112,9 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
     """The source of a copy: an address, or `namespace/name` of a repo of the given type. Raises
     `InvalidRepoIdError`."""
     if is_address(text, endpoint):
-        return parse_address(text, endpoint)
+        address = parse_address(text, endpoint)
+        _check_revision(address)
+        return address
     try:
         check_repo_id(text)
     except InvalidRepoIdError as exc:
@@ -197,6 +200,16 @@ def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
     return address
 
 
+def _check_revision(address: Address) -> None:
+    """Raise `InvalidRepoIdError` for a revision that no repo can have."""
+    if address.revision is not None and (problem := revision_problem(address.revision)) is not None:
+        raise _refused(
+            address.text,
+            f"its revision {address.revision!r} {problem}",
+            "name a branch, a tag or a commit",
+        )
+
+
 def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -> PushOptions:
     kind = address.kind
     if kind == "bucket":
@@ -204,6 +217,7 @@ def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -
             f"{address.text} is a bucket, and buckets have no commits",
             suggestion="use sync (`asyncpush sync`) for a bucket, or name a repo",
         )
+    _check_revision(address)
     said: dict[str, str | None] = {
         "repo_type": kind,
         "revision": address.revision,
