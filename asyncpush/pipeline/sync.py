@@ -2,8 +2,8 @@
 verifies it.
 
 Batches are not transactions; the order of the steps makes a set of files trustworthy. The marker of
-a complete set is removed first, files are added, then deleted, then verified, and the marker is
-written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
+a complete set is removed first, files are added and verified, then others are deleted, and the
+marker is written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 """
 
 from __future__ import annotations
@@ -383,10 +383,14 @@ class SyncRun:
         ctx.events.emit(CommitStarted(len(adds) + len(late), len(extra), None))
         markers = await self._remove_markers(removed)
         self._raise_failures(await self._bucket.apply(adds, first=markers))
-        self._raise_failures(await self._bucket.apply(done.deleting))
+        wanted: dict[str, Operation] = {p: a for p, a in done.adds.items() if a not in late}
+        if done.deleting:
+            if options.verify:  # before anything is deleted that may be the only copy
+                self._raise_failures(await self._bucket.different(wanted))
+            self._raise_failures(await self._bucket.apply(done.deleting))
+            wanted = {each.path: each for each in done.deleting}
         if options.verify:
-            lasting = {p: a for p, a in done.adds.items() if a not in late}
-            await self._verify({**lasting, **{each.path: each for each in done.deleting}})
+            await self._verify(wanted)
         if late:
             self._raise_failures(await self._bucket.apply(late))
             if options.verify:
