@@ -585,6 +585,10 @@ _UNITS = {"": 1, "B": 1} | {
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
+MAX_SIZE = 1 << 60
+"""Bytes: larger than any file."""
+
+
 def parse_size(size: int | str) -> int:
     """The number of bytes, from a whole number or from a number with a unit. KB to TB are powers of
     1000 (as in transformers and huggingface_hub), KiB to TiB powers of 1024. Raises `ValueError`.
@@ -598,7 +602,9 @@ def parse_size(size: int | str) -> int:
         found = _SIZE.fullmatch(size) if isinstance(size, str) else None
         if found is None or found[2].upper() not in _UNITS:
             raise ValueError(f"a number of bytes, or text like '4GB' or '500MB', not {size!r}")
-        count = int(float(found[1]) * _UNITS[found[2].upper()])
+        count = int(min(float(found[1]) * _UNITS[found[2].upper()], MAX_SIZE + 1))
     if count < 1:
         raise ValueError(f"at least one byte, not {size!r}")
+    if count > MAX_SIZE:
+        raise ValueError(f"at most {MAX_SIZE:,} bytes")
     return count

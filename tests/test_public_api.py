@@ -82,14 +82,14 @@ def test_the_front_door_waits_for_no_other_library() -> None:
 
 
 NOT_FOR_SMALL_PUSHES = (
-    *("aiofiles", "ctypes", "hf_xet", "html", "tqdm"),
+    *("aiofiles", "ctypes", "hf_xet", "html", "sqlite3", "tqdm"),
     *("asyncpush.pipeline.bucket", "asyncpush.pipeline.copy", "asyncpush.pipeline.sync"),
     *("asyncpush.pipeline.audit", "asyncpush.doctor", "asyncpush.localhub", "asyncpush.cli"),
     *("asyncpush.training", "asyncpush.notebook", "asyncpush.listeners.timeline"),
     *("asyncpush.listeners.tqdm_screens", "asyncpush.distributed"),
     *("asyncpush.transfers.lfs.transfer", "asyncpush.transfers.xet.engine"),
     *("asyncpush.protocol.buckets", "asyncpush.sources.sharding", "asyncpush.sources.tensors"),
-    *("asyncpush.sources.arrays", "asyncpush.sources.safetensors"),
+    *("asyncpush.sources.arrays", "asyncpush.sources.safetensors", "asyncpush.journal.database"),
 )
 """Libraries and modules that take long to import, and that a push of small files does not need."""
 

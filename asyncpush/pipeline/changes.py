@@ -167,6 +167,11 @@ def check_receipts(receipts: Sequence[Receipt]) -> None:
     problems = []
     seen: set[str] = set()
     for receipt in receipts:
+        if not isinstance(receipt, Receipt):
+            raise TypeError(
+                "receipts must be what upload_files or receipts_from_json returned, not of type"
+                f" {type(receipt).__name__}"
+            )
         path = receipt.path_in_repo
         if (problem := check_path_in_repo(path)) is not None:
             problems.append(f"{path!r}: {problem}")

@@ -155,12 +155,14 @@ def any_target_of(
     return bucket, replace(options, path_in_repo=str(said["path_in_repo"]))
 
 
-def names_bucket(text: str) -> bool:
+def names_bucket(text: object) -> bool:
     """Whether an address is that of a bucket, judging by its beginning.
 
     >>> names_bucket("hf://buckets/me/runs"), names_bucket("me/buckets")
     (True, False)
     """
+    if not isinstance(text, str):
+        return False
     if text.startswith(SCHEME):
         return text.startswith(f"{SCHEME}buckets/")
     if not text.lower().startswith(_WEB_SCHEMES):

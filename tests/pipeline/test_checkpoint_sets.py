@@ -605,15 +605,18 @@ for number in range(int(sys.argv[4])):
     start, go = os.pipe()
     pid = os.fork()
     if not pid:
-        os.read(start, 1)
+        os.close(go)
+        os.read(start, 1) or os._exit(1)
         asyncio.run(sync(*sys.argv[1:4], number))
         os._exit(0)
     print(pid, flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        break
     os.write(go, b"!")
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 PLACES = 20
+"""At most: a process that is not killed any more is the last."""
 
 
 READER = """
@@ -626,13 +629,15 @@ for number in range(int(places)):
     start, go = os.pipe()
     pid = os.fork()
     if not pid:
-        os.read(start, 1)
+        os.close(go)
+        os.read(start, 1) or os._exit(1)
         os.environ["HF_XET_CACHE"] = f"{folder}/cache-{number}"
         api = HfApi(endpoint=url, token=token)
         api.sync_bucket("hf://buckets/me/runs/run/step-1", f"{folder}/{number}", quiet=True)
         os._exit(0)
     print(pid, flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        break
     os.write(go, b"!")
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
@@ -680,9 +685,11 @@ def test_a_killed_writer_leaves_no_false_marker(
             codes.append(int(worker.stdout.readline()))
             killer.pid = 0
             assert runner.run(_state(threaded_hub)) in (None, before, version(place))
-        deaths = codes.index(0) if 0 in codes else PLACES
+            if codes[-1] == 0:  # it made fewer requests
+                break
+        deaths = codes.count(-signal.SIGKILL)
         assert deaths >= 17  # up to the look that follows the marker
-        assert codes == [-signal.SIGKILL] * deaths + [0] * (PLACES - deaths)
+        assert codes[deaths:] in ([0], [])
         runner.run(uploader.sync(version(PLACES), STEP, WHOLE))
         assert [each.name for each in runner.run(uploader.checkpoints_in(RUN))] == ["step-1"]
         assert runner.run(_state(threaded_hub)) == version(PLACES)
@@ -738,11 +745,13 @@ def test_a_killed_readers_copy_is_not_taken_for_the_set(
             marked = has.pop(MARKER, None) is not None
             if has or marked:
                 assert runner.run(uploader.audit(STEP, copy)).exact == (has == written)
+            if codes[-1] == 0:
+                break
         runner.run(uploader.__aexit__(None, None, None))
-    deaths = codes.index(0) if 0 in codes else PLACES
+    deaths = codes.count(-signal.SIGKILL)
     assert deaths >= 5
-    assert codes == [-signal.SIGKILL] * deaths + [0] * (PLACES - deaths)
-    assert partly > PLACES - deaths  # some were killed in the middle of the files
+    assert codes[deaths:] in ([0], [])
+    assert partly > len(codes) - deaths  # some were killed in the middle of the files
 
 
 async def _state(hub: LocalHub) -> dict[str, bytes] | None:
