@@ -1,21 +1,20 @@
 """`@dataclass(slots=True)`, frozen or not, that compiles nothing when a module is imported.
 
 The standard decorator compiles two to six methods for each class (0.8 ms for a frozen one on Python
-3.11), and a push imports a hundred classes. Here `__init__` is compiled when it is worth it, the
-other methods are shared, and the fields are described when they are first asked for. `fields`,
-`replace`, `asdict`, pickle and type checkers see an ordinary dataclass.
+3.11), and a push imports more than a hundred classes. Here `__init__` is compiled when it is worth
+it, and the other methods are shared. `fields`, `replace`, `asdict`, pickle and type checkers see an
+ordinary dataclass.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import MISSING, Field, FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, fields
 from functools import partial
-from itertools import starmap
 from operator import attrgetter
 from reprlib import recursive_repr
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -29,127 +28,44 @@ else:
         """Like the standard decorator with these arguments."""
 
         def decorate(cls: type[T]) -> type[T]:
-            own = dict(vars(cls))
-            own.pop("__dict__", None)
-            own.pop("__weakref__", None)
-            annotations: dict[str, str] = own.get("__annotations__", {})
-            if own.get("__doc__") is None:  # the standard decorator would inspect the class for one
+            own = set(vars(cls))
+            annotations: dict[str, str] = vars(cls).get("__annotations__", {})
+            if cls.__doc__ is None:  # the standard decorator would inspect the class to make one
                 arguments = (f"{name}: {kind}" for name, kind in annotations.items())
-                own["__doc__"] = f"{cls.__name__}({', '.join(arguments)})"
-            given = _inherited(cls)
-            for name, kind in annotations.items():
-                if "ClassVar" not in kind:
-                    given[name] = own.pop(name, MISSING)
-            taken = {slot for base in cls.__mro__[1:-1] for slot in vars(base).get("__slots__", ())}
-            positional = tuple(
-                name for name, value in given.items() if _is_positional(value, kw_only)
-            )
-            lazy_fields = _LazyFields(given, annotations, frozen=frozen, kw_only=kw_only)
-            members: dict[str, Any] = {
-                "__dataclass_fields__": lazy_fields,
-                "__dataclass_params__": _LazyParams(lazy_fields),
-                "__init__": _LazyInit(given, positional, frozen=frozen),
-                "__match_args__": positional,
-                "__replace__": _replace,
+                cls.__doc__ = f"{cls.__name__}({', '.join(arguments)})"
+            # The standard decorator would parse each of these texts three times.
+            cls.__annotations__ = {
+                name: object for name, kind in annotations.items() if "ClassVar" not in kind
+            }
+            cls = dataclasses.dataclass(
+                init=False, repr=False, eq=False, slots=True, kw_only=kw_only
+            )(cls)
+            cls.__annotations__ = annotations
+            members = fields(cls)
+            for field in members:
+                field.type = annotations.get(field.name, field.type)
+            # Marked as frozen, so that frozen classes may inherit from it. Not a base without
+            # fields: the call above would then refuse the classes that inherit from it.
+            cls.__dataclass_params__.frozen = frozen and bool(members)
+            methods: dict[str, Any] = {
+                "__init__": _LazyInit(cls, members, frozen),
                 "__repr__": _repr,
-                "__slots__": tuple(name for name in given if name not in taken),
             }
             if eq:
-                compared = tuple(
-                    name
-                    for name, value in given.items()
-                    if not isinstance(value, Field) or value.compare
-                )
-                members["__eq__"] = _equality(compared)
-                members["__hash__"] = _hash(compared) if frozen else None
+                compared = tuple(field.name for field in members if field.compare)
+                methods["__eq__"] = _equality(compared)
+                methods["__hash__"] = _hash(compared) if frozen else None
             if frozen:
-                members["__setattr__"] = _refuse_assignment
-                members["__delattr__"] = _refuse_deletion
-                members["__getstate__"] = _get_state
-                members["__setstate__"] = _set_state
-            made = type(cls)(cls.__name__, cls.__bases__, {**members, **own})
-            made.__qualname__ = cls.__qualname__
-            return made
+                methods["__setattr__"] = _refuse_assignment
+                methods["__delattr__"] = _refuse_deletion
+                methods["__getstate__"] = _get_state
+                methods["__setstate__"] = _set_state
+            for name, method in methods.items():
+                if name not in own:
+                    setattr(cls, name, method)
+            return cls
 
         return decorate
-
-
-def _inherited(cls: type) -> dict[str, Any]:
-    """The fields of the base classes by their names."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__[1:-1]):
-        inherited = vars(base).get("__dataclass_fields__")
-        if inherited is not None and not (
-            isinstance(inherited, _LazyFields) and not inherited.given
-        ):
-            found.update((field.name, field) for field in fields(base))
-    return found
-
-
-def _is_positional(value: object, kw_only: bool) -> bool:
-    """Whether a field, with this default value or `field(...)`, is a positional parameter."""
-    if not isinstance(value, Field):
-        return not kw_only
-    return value.init and not (kw_only if value.kw_only is MISSING else value.kw_only)
-
-
-class _LazyFields:
-    """Stands in for `__dataclass_fields__` until somebody asks for the fields: few do, and not in a
-    small push. The standard decorator makes them then."""
-
-    __slots__ = ("_annotations", "_cls", "_frozen", "_kw_only", "given")
-
-    def __init__(
-        self, given: dict[str, Any], annotations: dict[str, str], *, frozen: bool, kw_only: bool
-    ) -> None:
-        self.given = given
-        """The default value of each field, or what `field(...)` returned."""
-        self._annotations = annotations
-        self._frozen = frozen
-        self._kw_only = kw_only
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._cls = owner
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        self.make()
-        return vars(self._cls)["__dataclass_fields__"]
-
-    def make(self) -> None:
-        """Put the fields, and the arguments of the decorator, in their places."""
-        twin: Any = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=self._kw_only)(
-            type(
-                self._cls.__name__,
-                (),
-                {
-                    **{name: value for name, value in self.given.items() if value is not MISSING},
-                    # The standard decorator would parse each annotation's text three times.
-                    "__annotations__": dict.fromkeys(self.given, object),
-                    "__doc__": self._cls.__doc__,
-                    "__module__": self._cls.__module__,
-                },
-            )
-        )
-        for name, field in twin.__dataclass_fields__.items():
-            field.type = self._annotations.get(name, field.type)
-        twin.__dataclass_params__.frozen = self._frozen
-        cls: Any = self._cls
-        cls.__dataclass_params__ = twin.__dataclass_params__
-        cls.__dataclass_fields__ = twin.__dataclass_fields__
-
-
-class _LazyParams:
-    """Stands in for `__dataclass_params__`, which the standard decorator looks at in the bases of a
-    class."""
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, lazy_fields: _LazyFields) -> None:
-        self._fields = lazy_fields
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        self._fields.make()
-        return vars(self._fields._cls)["__dataclass_params__"]
 
 
 COMPILED_AFTER = 100
@@ -157,31 +73,19 @@ COMPILED_AFTER = 100
 2 to 4 µs more: a small push compiles nothing, a large one soon all that it needs."""
 
 
-_Parameter: TypeAlias = tuple[str, Any, Any, bool]
-"""Name, default value, function that makes one, and whether `__init__` has this argument."""
-
-
-def _parameter(name: str, value: Any) -> _Parameter:
-    if isinstance(value, Field):
-        return name, value.default, value.default_factory, value.init
-    return name, value, MISSING, True
-
-
 class _LazyInit:
     """Stands in for `__init__` until there have been `COMPILED_AFTER` instances, or somebody looks
     at it, and then puts the compiled one in its place."""
 
-    __slots__ = ("_cls", "_frozen", "_given", "_left", "_parameters", "_positional")
+    __slots__ = ("_cls", "_fields", "_frozen", "_left", "_parameters", "_positional")
 
-    def __init__(self, given: dict[str, Any], positional: tuple[str, ...], *, frozen: bool) -> None:
-        self._given = given
-        self._positional = positional
+    def __init__(self, cls: type, fields: tuple[dataclasses.Field[Any], ...], frozen: bool) -> None:
+        self._cls = cls
+        self._fields = fields
         self._frozen = frozen
         self._left = COMPILED_AFTER
-        self._parameters: tuple[_Parameter, ...] = ()
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._cls = owner
+        self._positional = [each.name for each in fields if each.init and not each.kw_only]
+        self._parameters = {each.name for each in fields if each.init}
 
     def __get__(self, instance: object | None, owner: type) -> Any:
         if instance is None or self._left <= 0:
@@ -192,27 +96,22 @@ class _LazyInit:
 
     def _assign(self, instance: Any, /, *values: Any, **named: Any) -> None:
         """Do what the compiled `__init__` does."""
-        if not self._parameters:
-            self._parameters = tuple(starmap(_parameter, self._given.items()))
         given = {**dict(zip(self._positional, values, strict=False)), **named}
-        left = len(given)
-        if left != len(values) + len(named):
+        if len(given) != len(values) + len(named) or not given.keys() <= self._parameters:
             self._refuse(instance, values, named)
-        for name, default, make_default, is_argument in self._parameters:
-            if is_argument and name in given:
+        for field in self._fields:
+            name = field.name
+            if name in given:
                 value = given[name]
-                left -= 1
-            elif default is not MISSING:
-                value = default
-            elif make_default is not MISSING:
-                value = make_default()
-            elif is_argument:
+            elif field.default is not MISSING:
+                value = field.default
+            elif field.default_factory is not MISSING:
+                value = field.default_factory()
+            elif field.init:
                 self._refuse(instance, values, named)
             else:
                 continue  # `__post_init__` sets it
             object.__setattr__(instance, name, value)
-        if left:
-            self._refuse(instance, values, named)
         if hasattr(instance, "__post_init__"):
             instance.__post_init__()
 
@@ -278,10 +177,6 @@ def _refuse_assignment(self: object, name: str, value: object) -> None:
 
 def _refuse_deletion(self: object, name: str) -> None:
     raise FrozenInstanceError(f"cannot delete field {name!r}")
-
-
-def _replace(self: T, /, **changes: Any) -> T:
-    return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
 
 def _get_state(self: Any) -> list[Any]:

@@ -162,43 +162,6 @@ def test_frozen_classes_of_the_standard_decorator_may_inherit() -> None:
     assert isinstance(events.PushStarted("me/a", "model", "main"), events.Event)
 
 
-@pytest.mark.parametrize(
-    "decorator", [lazy_dataclass.dataclass, dataclasses.dataclass], ids=["lazy", "standard"]
-)
-def test_fields_are_inherited(decorator: Any) -> None:
-    @decorator(slots=True, kw_only=True)
-    class Base:
-        kind: ClassVar[str] = "base"
-        name: str
-        tags: list[str] = field(default_factory=list, compare=False)
-
-    @decorator(slots=True)
-    class Longer(Base):
-        size: int
-        name: str = field(default="b", kw_only=True)
-
-    one = Longer(1, tags=["x"])
-    assert repr(one).endswith("Longer(name='b', tags=['x'], size=1)")
-    assert one == Longer(1, name="b") != Longer(1, name="c")
-    assert Longer.__match_args__ == ("size",)
-    assert dataclasses.replace(one, size=2).tags == ["x"]
-    assert not hasattr(one, "__dict__")
-    assert Longer.kind == "base"
-    with pytest.raises(TypeError):
-        Base("a")
-
-
-@made_by_each
-def test_dataclasses_knows_them_by_class_and_by_instance(made: tuple[Any, ...]) -> None:
-    for decorator in (lazy_dataclass.dataclass, dataclasses.dataclass):
-        for each in (made, _made_by(decorator)):
-            point = each[0]
-            assert dataclasses.is_dataclass(point)
-            assert [f.name for f in dataclasses.fields(point(1))] == ["x", "y", "tags"]
-            assert [f.compare for f in dataclasses.fields(point)] == [True, True, False]
-            assert point.__dataclass_params__.frozen
-
-
 def test_nothing_is_compiled_before_there_are_many_instances() -> None:
     seen = """
 import asyncpush.events as events
