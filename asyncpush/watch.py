@@ -104,9 +104,9 @@ class FolderWatch:
 
     Each push is one verified commit of everything new (or a sync, for a bucket), as if
     `push_to_hub` had been called. With `create_pr`, the first push opens a pull request, and the
-    others go to the same one; once that is merged, the next push opens another one. Files that grow during a push are handled as `on_change` says,
-    and what was added to them is included in the next push. Nothing is committed twice, since files
-    that the repo has already are left out.
+    others go to the same one; once that is merged, the next push opens another one. Files that grow
+    during a push are handled as `on_change` says, and what was added to them is included in the
+    next push. Nothing is committed twice, since files that the repo has already are left out.
 
     A push that fails is logged, added to `failures`, passed to `on_outcome`, and tried again after
     `every` seconds. An error that every push would raise (`AuthError`, `MissingTokenError`,
@@ -161,10 +161,14 @@ class FolderWatch:
         for name, value in (("every", every), ("quiet_for", quiet_for)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+        if on_outcome is not None and not callable(on_outcome):
+            raise ValueError(f"on_outcome must be callable, or None, not {on_outcome!r}")
+        if not isinstance(folder, str | os.PathLike):
+            raise ValueError(f"the folder must be a path, not {folder!r}")
         self._in_bucket = names_bucket(repo_id)
         if options is None:
             options = SyncOptions() if self._in_bucket else PushOptions()
-        if self._in_bucket is not isinstance(options, SyncOptions):
+        if not isinstance(options, SyncOptions if self._in_bucket else PushOptions):
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:

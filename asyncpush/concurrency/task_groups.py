@@ -94,8 +94,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 T = TypeVar("T")
 
 ENOUGH_DESCRIPTORS = 256
-"""With this many descriptors left, nothing need be limited: 48 parts, 64 files, 16 Hub calls, and
-those below."""
+"""With this many descriptors left, nothing need be limited: 48 parts, 64 files, 16 Hub calls, 32
+verify calls, and those below."""
 
 KEPT_DESCRIPTORS = 20
 """For the journal, for reading ahead, and for the rest of the program."""

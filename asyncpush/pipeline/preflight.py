@@ -61,21 +61,32 @@ class Prepared:
     head."""
 
 
-async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyModes) -> Prepared:
+async def prepare(
+    ctx: PushContext,
+    files: tuple[FileSource, ...],
+    early: EarlyModes,
+    *,
+    search_leaks: bool = False,
+) -> Prepared:
     """The branch's head. The repo and branch are created if the options allow it.
 
-    Raises `SourceError` when the Hub rejects the card's metadata, before anything is created. The
-    head, and the modes and paths of a small push, are requested at the same time as the card is
-    checked, which saves most pushes two round trips.
+    Raises `SourceError` when the Hub rejects the card's metadata, and with `search_leaks` what
+    `check_leaks` raises, before anything is created. The head, the paths, and the modes of a small
+    push are requested at the same time, which saves most pushes two round trips. Many files are
+    searched at the same time too. Of few, `early` needs the bytes that the search keeps.
     """
     ahead = _EarlyAnswers(early)
+    if search_leaks and not early.paths_only:
+        await check_leaks(ctx, files, keep=True)
     with single_error():
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(check_card), ctx, files)
+            if search_leaks and early.paths_only:
+                group.start_soon(for_group(partial(check_leaks, keep=True)), ctx, files)
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
     if head is not None:
-        check_branch(ctx, head, ahead.target)
+        check_branch(ctx, head, ahead.branch)
     return Prepared(head, ahead.skip_path_check)
 
 
@@ -85,19 +96,20 @@ class _EarlyAnswers:
 
     modes: EarlyModes
     skip_path_check: bool = False
-    target: Target = field(default_factory=lambda: Target())
+    branch: Target = field(default_factory=lambda: Target())
 
     async def ask_target(self, ctx: PushContext) -> None:
-        self.target = await target_of_commits(ctx)
+        self.branch = await target_of_commits(ctx)
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
         older than the head."""
-        if not self.modes.paths or ctx.repo_created:
+        paths = await in_thread(ctx.threads, self.modes.paths)
+        if not paths or ctx.repo_created:
             return
         revision = ctx.options.revision
         try:
-            found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
+            found = await _conflicts(ctx, paths, revision, expected=is_missing)
         except HubError:
             self.skip_path_check = (
                 True  # it only saves an upload, and is made again if the commit is refused

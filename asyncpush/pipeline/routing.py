@@ -68,20 +68,26 @@ class EarlyModes:
     round trip.
 
     They may be older than the head. They are therefore used only when each file is new in the repo,
-    or known to differ from the repo's: they never make a file count as unchanged.
+    or known to differ from the repo's: they never make a file count as unchanged. Of a larger push
+    only the paths are needed early.
     """
 
     def __init__(self, ctx: PushContext, files: Sequence[FileSource] = ()) -> None:
         self._ctx = ctx
+        self._all_files = files
         self._files = files if len(files) <= commits.PREUPLOAD_LIMIT else ()
         self._starts: list[tuple[bytes, str | None]] | None = None
         self._modes: Mapping[str, UploadMode] | None = None
         self._failure: HubError | None = None
 
     @property
+    def paths_only(self) -> bool:
+        """Whether the push is so large that `ask` does nothing."""
+        return bool(self._all_files) and not self._files
+
     def paths(self) -> list[str]:
-        """The paths of the requested files."""
-        return [file.path_in_repo for file in self._files]
+        """The paths of all files of the push."""
+        return [file.path_in_repo for file in self._all_files]
 
     async def ask(self) -> None:
         """Ask for the modes. A refusal is raised by `check`, once it is known that the repo

@@ -34,6 +34,9 @@ from asyncpush.protocol.http import (
 TRANSFERS = ("basic", "multipart")
 """The transfers that we offer, by their names in the batch request."""
 
+VERIFY = "verify"
+"""The name of the verify request in events. There is one for each object that was sent."""
+
 BATCH_LIMIT = 256
 """Objects in one batch request."""
 
@@ -291,7 +294,7 @@ def verify_request(url: str, item: LfsObject, **fields: Any) -> HubRequest:
     """LFS's own check that an object arrived completely. Unlike the other two requests it is plain
     JSON, as the official client sends it."""
     body = {"oid": item.oid, "size": item.size}
-    return post_json("verify", url, body, oid=item.oid, **fields)
+    return post_json(VERIFY, url, body, oid=item.oid, **fields)
 
 
 _MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')

@@ -514,6 +514,8 @@ def _card_of(card: object) -> tuple[str | None, bytes]:
             path = card
         if os.path.isfile(path):
             return path, b""
+        if os.path.isdir(path):
+            raise UnusableError(f"names a folder, {path!r}: give a file or text")
         if card.lower().endswith(".md"):
             raise UnusableError(f"names a file, {path!r}, that does not exist")
     try:

@@ -50,7 +50,7 @@ class Work:
     def __call__(self) -> str:
         self.running = True
         self._loop.call_soon_threadsafe(self.started.set)
-        assert self.go.wait(5)
+        assert self.go.wait(30)
         self.running = False
         if self._failure is not None:
             raise self._failure

@@ -1277,6 +1277,22 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
     over.set()
 
 
+async def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall_of_xet() -> None:
+    """As when the process is stopped."""
+    over = threading.Event()
+
+    def work() -> str:
+        over.wait()
+        return "done"
+
+    def block() -> None:
+        time.sleep(1.5)
+        over.set()
+
+    asyncio.get_running_loop().call_later(0.1, block)
+    assert await unless_stalled(work, XetStallDetector(1.0)) == "done"
+
+
 def test_an_upload_waits_longer_while_others_progress() -> None:
     shared = SharedProgress()
     watch = XetStallDetector(1.0, shared=shared)
