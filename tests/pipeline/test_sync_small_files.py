@@ -102,13 +102,13 @@ def of(*sizes: int) -> list[FileSource]:
 def test_small_files_are_uploaded_in_groups() -> None:
     assert list(bucket.groups([])) == []
     few = of(*[64 << 10] * 512)
-    assert list(map(len, bucket.groups(few))) == [192, 195, 125]  # 12 MiB, the next is larger
+    assert list(map(len, bucket.groups(few))) == [128, 131, 134, 119]  # 8 MiB, each larger
     many = of(*[0] * 2500)
     assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
     slow = bucket.groups(of(*[64 << 10] * 1024), is_slow=lambda: True)
     assert list(map(len, slow)) == [512, 512]  # 32 MiB each
     with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
-    assert list(map(len, bucket.groups(with_large))) == [7, *[3] * 5, 2]
+    assert list(map(len, bucket.groups(with_large))) == [6, *[2] * 9]
     assert [file for group in bucket.groups(with_large) for file in group] == with_large
 
 
@@ -151,11 +151,13 @@ class OpenUploads:
 
     now: int = 0
     most: int = 0
+    opened: int = 0
 
     def count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         open_upload, finish = engine.XetEngine.open, engine.XetUpload.finish
 
         async def counted_open(self_: Any, *args: Any, **options: Any) -> Any:
+            self.opened += 1
             self.now += 1
             self.most = max(self.most, self.now)
             return await open_upload(self_, *args, **options)
@@ -171,25 +173,22 @@ class OpenUploads:
 
 
 @pytest.mark.usefixtures("tiny_groups")
-@pytest.mark.parametrize(("head_start", "most"), [(60.0, 1), (0.05, bucket.GROUPS_AT_ONCE)])
-async def test_the_next_group_begins_when_the_store_has_the_last_one_or_is_slow(
+@pytest.mark.parametrize(("slow_store", "count"), [(60.0, 6), (0.0, 3)])
+async def test_groups_are_sent_two_at_a_time_and_are_larger_once_the_store_was_slow(
     uploader: Uploader,
     hub: LocalHub,
-    faults: FaultLayer,
     monkeypatch: pytest.MonkeyPatch,
-    head_start: float,
-    most: int,
+    slow_store: float,
+    count: int,
 ) -> None:
-    """A quick store gets one group at a time, which takes least memory."""
-    monkeypatch.setattr(bucket, "HEAD_START", head_start)
-    faults.add("xorb", "answered after 0.5 s", times=99)
-    open_uploads = OpenUploads()
-    open_uploads.count(monkeypatch)
+    monkeypatch.setattr(bucket, "SLOW_STORE", slow_store)
+    uploads = OpenUploads()
+    uploads.count(monkeypatch)
     files = {f"{number}": bytes([number]) * 100 for number in range(60)}
     result = await uploader.sync(files, RUN)
     assert len(result.files_uploaded) == 60
-    assert open_uploads.most == most
-    assert open_uploads.now == 0
+    assert uploads.most == bucket.GROUPS_AT_ONCE == 2
+    assert (uploads.now, uploads.opened) == (0, count)
 
 
 async def test_a_sync_makes_few_calls_for_many_files(
@@ -209,36 +208,6 @@ async def test_a_sync_makes_few_calls_for_many_files(
         "bucket-batch": 1,
         "bucket-paths-info": 2,  # before, and to verify what the batch has changed
     }
-
-
-async def test_groups_get_no_head_start_once_the_store_was_slow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(bucket, "HEAD_START", 0.05)
-    monkeypatch.setattr(bucket, "SLOW_STORE", 3600.0)
-    turns = bucket.GroupTurns()
-    delays: list[float] = []
-    loop = asyncio.get_running_loop()
-    call_later = loop.call_later
-
-    def noted(delay: float, action: Any, *arguments: Any) -> asyncio.TimerHandle:
-        delays.append(delay)
-        return call_later(delay, action, *arguments)
-
-    monkeypatch.setattr(loop, "call_later", noted)
-    async with turns.taken() as on_added:  # the store has it at once
-        on_added()
-    async with turns.taken() as on_added:
-        on_added()
-        async with turns.taken() as on_next_added:  # begins when the head start is over
-            on_next_added()
-    assert delays == [0.05, 0.05, 0.0]
-    assert not turns.slow  # a busy machine changes nothing
-    monkeypatch.setattr(bucket, "SLOW_STORE", 0.01)
-    async with turns.taken() as on_added:
-        on_added()
-        await asyncio.sleep(0.05)
-    assert turns.slow
 
 
 class _Commits:
@@ -278,7 +247,7 @@ async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
             yield bytes(MIB)
 
     commits.told.clear()
-    await uploader.sync({"stream": stream(), "large": bytes(bucket.LARGEST_GROUP + 1)}, RUN)
+    await uploader.sync({"stream": stream(), "large": bytes(bucket.GROUP_FOR_SLOW_STORES + 1)}, RUN)
     assert commits.told == [True] * 2
 
 
