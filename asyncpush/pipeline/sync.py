@@ -57,6 +57,7 @@ from asyncpush.sources.problem_report import ProblemReport
 
 LOOKUPS_AT_ONCE = 64
 
+_MARK_AGAIN = "sync that folder with complete_marker (--marker) to mark it as complete again"
 _LASTING = (
     "do what the reasons ask for (leave files out with ignore_patterns (--exclude), rename them, or"
     " get permission or storage); then sync again: only what is missing or different is sent"
@@ -435,7 +436,7 @@ class SyncRun:
         report = ProblemReport()
         for path in found:
             if path.endswith(MARKER) and path != own:
-                text = f"{path} was removed: the set that it lists has changed"
+                text = f"{path} was removed, since files in its folder have changed; {_MARK_AGAIN}"
                 report.notice("markers that were removed", text)
         for notice in report.notices:
             self._ctx.warn(notice)
