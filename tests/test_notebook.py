@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -137,10 +136,8 @@ async def test_an_interrupted_cell_resumes_when_run_again(
     async with a_kernel() as kernel:
         running = asyncio.create_task(kernel.run(cell))
         await both_held.wait()
-        began = time.monotonic()
         await kernel.manager.interrupt_kernel()
         reply, shown = await running
-        assert time.monotonic() - began < 5
         assert reply["status"] == "error"
         assert reply["ename"] in ("CancelledError", "KeyboardInterrupt")
         assert "pipeline" not in "".join(reply["traceback"])  # the user's cell, not our insides

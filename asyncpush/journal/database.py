@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asyncpush.journal.filesystem import (
+    FILE_NAME,
     DamagedError,
     file_key,
     has_log,
@@ -41,7 +42,6 @@ logger = library_logger("journal")
 
 T = TypeVar("T")
 
-FILE_NAME = "journal.sqlite3"
 APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0
@@ -240,12 +240,14 @@ def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
             connection.execute(statement)
             return
         except sqlite3.OperationalError as exc:
-            waited = time.monotonic() - began
-            if not _is_busy(exc) or waited >= BUSY_TIMEOUT:
+            if not _is_busy(exc):
                 raise
-        if not warned and waited >= WARN_AFTER:
-            warned = True
-            _warn_of_wait()
+            waited = time.monotonic() - began
+            if not warned and waited >= WARN_AFTER:
+                warned = True
+                _warn_of_wait()
+            if waited >= BUSY_TIMEOUT:
+                raise
         time.sleep(random.uniform(0.0005, 0.003))
 
 

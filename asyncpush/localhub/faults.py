@@ -331,16 +331,23 @@ async def _late(
     body = await read_all(request)
 
     async def land() -> None:
-        over = asyncio.create_task(faults.stall())
-        await asyncio.wait([over], timeout=10.0 if seconds is None else seconds)
-        if not over.done():  # the hub is still running
-            over.cancel()
+        if not await _ends_within(faults, 10.0 if seconds is None else seconds):
             await with_body(request, body, handler)
 
     task = asyncio.create_task(land())
     _LANDING.add(task)
     task.add_done_callback(_LANDING.discard)
     return web.Response(status=504)
+
+
+async def _ends_within(faults: Waiting, seconds: float) -> bool:
+    """Whether the hub ends in so many seconds."""
+    over = asyncio.create_task(faults.stall())
+    await asyncio.wait([over], timeout=seconds)
+    if over.done():
+        return True
+    over.cancel()
+    return False
 
 
 _LANDING: set[asyncio.Task[None]] = set()

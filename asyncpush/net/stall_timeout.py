@@ -33,7 +33,8 @@ class StallTimeout:
     """Ends the block it guards when `touch` has not been called for `limit` seconds.
 
     After our last write, bytes in the transport's and the kernel's buffers are still moving. While
-    these buffers drain, the request is not stalled.
+    these buffers drain, the request is not stalled. Nor does time count in which the event loop did
+    not run, because the program blocked it or the process was stopped.
     """
 
     def __init__(self, limit: float) -> None:
@@ -48,6 +49,10 @@ class StallTimeout:
         """Note that something moved. Returns the event loop's time."""
         self._moved_at = self._loop.time()
         return self._moved_at
+
+    def ran_late(self, seconds: float) -> None:
+        """Note that the event loop did not run for so long: what moved was not noticed."""
+        self._moved_at = min(self._moved_at + seconds, self._loop.time())
 
     def follow(self, transport: asyncio.BaseTransport | None) -> None:
         """Watch this transport's send buffers as well."""
@@ -110,18 +115,20 @@ class StallTimeout:
 class StallGuard:
     """The block of `StallTimeout.guard`."""
 
-    __slots__ = ("_loop", "_scope", "_stall", "_timer")
+    __slots__ = ("_due", "_loop", "_scope", "_stall", "_timer")
 
     def __init__(self, stall: StallTimeout, loop: asyncio.AbstractEventLoop) -> None:
         self._stall = stall
         self._loop = loop
         self._scope = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._timer: asyncio.Handle | None = None
 
     async def __aenter__(self) -> None:
         await self._scope.__aenter__()
         # Nothing to look at yet: most requests are over before the first check.
-        self._timer = self._loop.call_at(self._stall.moved_at + self._stall.limit / 4, self._check)
+        self._due = self._stall.moved_at + self._stall.limit / 4
+        self._timer = self._loop.call_at(self._due, self._check)
 
     async def __aexit__(
         self,
@@ -140,12 +147,16 @@ class StallGuard:
             raise
 
     def _check(self) -> None:
+        now = self._loop.time()
+        if now > self._due:
+            self._stall.ran_late(now - self._due)
         left = self._stall.seconds_left()
         if left <= 0:
-            self._scope.reschedule(self._loop.time())
+            self._scope.reschedule(now)
         else:
             # Four checks within the limit: a drain that stops is noticed in time.
-            self._timer = self._loop.call_later(min(left, self._stall.limit / 4), self._check)
+            self._due = now + min(left, self._stall.limit / 4)
+            self._timer = self._loop.call_at(self._due, self._check)
 
 
 _KERNEL_REPORTS_UNSENT = sys.platform in ("linux", "darwin")

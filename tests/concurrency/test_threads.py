@@ -50,7 +50,7 @@ class Work:
     def __call__(self) -> str:
         self.running = True
         self._loop.call_soon_threadsafe(self.started.set)
-        assert self.go.wait(5)
+        assert self.go.wait(30)
         self.running = False
         if self._failure is not None:
             raise self._failure
@@ -258,7 +258,7 @@ async def test_a_push_whose_work_hangs_leaves_threads_to_the_others() -> None:
         tasks = []
         for lane, works in zip(lanes, hanging, strict=True):
             tasks += [asyncio.create_task(in_thread(lane, work)) for work in works]
-            await asyncio.wait_for(works[0].started.wait(), 5)
+            await asyncio.wait_for(works[0].started.wait(), 30)
         # Three for the first, one of what is left for each that comes later.
         assert [sum(work.running for work in works) for works in hanging] == [3, 1, 1, 1]
         for works in hanging:
@@ -346,7 +346,7 @@ async def test_each_kind_of_work_has_threads_of_its_own() -> None:
         for work in works[:3]:
             await work.started.wait()
         for threads in (other.read.threads, other.hash, other.send.threads, other.journal):
-            assert await asyncio.wait_for(in_thread(threads, lambda: 5), 5) == 5
+            assert await asyncio.wait_for(in_thread(threads, lambda: 5), 30) == 5
         assert await other.look_up.run(lambda: 5) == 5
         for work in works:
             work.go.set()

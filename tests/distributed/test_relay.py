@@ -81,7 +81,7 @@ async def test_the_outbox_is_emptied_now_and_then(monkeypatch: pytest.MonkeyPatc
     outbox = Outbox(lambda events: sent.set())
     running = asyncio.create_task(outbox.run())
     outbox.on_event(record(FilesPlanned(1, 9)))
-    await asyncio.wait_for(sent.wait(), 5)
+    await asyncio.wait_for(sent.wait(), 30)
     running.cancel()
 
 

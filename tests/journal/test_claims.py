@@ -251,13 +251,17 @@ def test_opening_waits_for_who_is_opening(
     with Journal.open(tmp_path) as journal:
         opening = journal._locks.wait(locks.OPENING, 0)
         assert opening is not None
-        timer = threading.Timer(0.1, opening.release)
-        timer.start()
-        began = time.monotonic()
-        with Journal.open(tmp_path) as other:
-            assert other.disabled_reason is None
-            assert time.monotonic() - began > 0.05
-        timer.join()
+        polls: list[float] = []
+
+        def release(seconds: float) -> None:
+            polls.append(seconds)
+            opening.release()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "sleep", release)
+            with Journal.open(tmp_path) as other:
+                assert other.disabled_reason is None
+        assert locks._POLL in polls
 
         monkeypatch.setattr("asyncpush.journal.database.BUSY_TIMEOUT", 0.05)
         with (

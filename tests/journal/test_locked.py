@@ -97,6 +97,8 @@ def config(config: UploadConfig, tmp_path: Path) -> UploadConfig:
 
 
 def journal_of(config: UploadConfig) -> Path:
+    """Created here if no push has needed it yet."""
+    Journal.open(Path(config.cache_dir)).close()
     (path,) = Path(config.cache_dir).rglob("journal.sqlite3")
     return path
 
@@ -121,19 +123,21 @@ async def test_a_push_that_needs_a_locked_journal_warns_and_completes(
 
 
 async def test_small_files_wait_for_no_lock_of_the_journal(
-    hub: LocalHub, config: UploadConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hub: LocalHub,
+    config: UploadConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Their hashes are written behind the push."""
     folder = tmp_path / "folder"
     folder.mkdir()
     for number in range(20):
         (folder / f"{number}.bin").write_bytes(bytes([0, number]) * 1000)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 3600.0)
     async with Uploader(TOKEN, hub.url, config) as uploader:
         await uploader.push_to_hub("me/m", {"a.txt": b"1"})
         with write_transaction(journal_of(config)):
-            began = time.monotonic()
             result = await uploader.push_to_hub("me/m", folder)
-            took = time.monotonic() - began
     assert result.verified
-    assert took < database.BUSY_TIMEOUT / 2
     assert not any("the resume journal is off" in r.getMessage() for r in caplog.records)

@@ -204,10 +204,10 @@ def test_ten_thousand_parts_take_little_room_and_time(tmp_path: Path) -> None:
     )
     upload = replace(make_upload(started_at=now), part_urls=urls)
     with Journal.open(tmp_path) as journal:
-        began = time.perf_counter()
+        began = time.process_time()  # a busy machine changes nothing
         journal.begin_upload(SCOPE, upload)
         found = journal.find_upload(SCOPE, SHA)
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
         assert found == upload
         assert journal.stats().size < sum(map(len, urls)) / 3
 

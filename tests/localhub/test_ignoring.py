@@ -98,8 +98,8 @@ def test_git_and_we_agree_on_rules_of_all_kinds(
 def test_a_hostile_rule_costs_no_time() -> None:
     names = b"*a" * 60 + b"b\n"
     folders = b"**/a/" * 40 + b"b\n"
-    began = time.perf_counter()
+    began = time.process_time()  # a busy machine changes nothing
     rules = IgnoreRules.of(names + folders)
     assert not rules.ignores("a" * 250)
     assert not rules.ignores("a/" * 90 + "a")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

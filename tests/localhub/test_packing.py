@@ -12,9 +12,10 @@ import pytest
 
 from asyncpush.localhub import LocalHub, packing
 from asyncpush.localhub.packing import count_loose, despite_packing
+from asyncpush.localhub.store.gitrepo import start_gc
 from tests.localhub.conftest import HubClient, add, git
 
-PATIENCE = 30.0
+PATIENCE = 50.0
 
 
 @pytest.fixture
@@ -55,14 +56,25 @@ async def test_many_commits_are_packed_and_all_is_there(client: HubClient, tmp_p
     git("-C", path, "fsck", "--strict")
 
 
-async def test_commits_and_reads_go_on_while_git_packs(client: HubClient, tmp_path: Path) -> None:
+async def test_commits_and_reads_go_on_while_git_packs(
+    client: HubClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs = asyncio.Event()
+
+    async def start(path: Path) -> asyncio.subprocess.Process:
+        process = await start_gc(path)
+        packs.set()
+        return process
+
+    monkeypatch.setattr(packing, "start_gc", start)
     path = tmp_path / "hub/models/me/net.git"
     heads = []
     for number in range(60):
         answer = await client.commit(add(f"{number % 7}.txt", b"%d" % number))
         heads.append(answer.json["commitOid"])
-        if number % 10 == 9:
-            await asyncio.sleep(0.06)  # as long as it takes for packing to begin
+        if count_loose(path) > packing.MAX_LOOSE:
+            await packs.wait()
+    assert packs.is_set()
     await until_packed(path)
     commits = (await client.get("/api/models/me/net/commits/main?limit=100")).json
     assert [commit["id"] for commit in reversed(commits)][1:] == heads

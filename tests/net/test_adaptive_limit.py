@@ -316,7 +316,7 @@ async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.Monk
     """Else the store would take its connection for dead."""
     monkeypatch.setattr("asyncpush.net.adaptive_limit.PAUSE", 0.0)
     slot = Slot(0, 16, 0.0, resumed=asyncio.Event())
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await slot.wait_while_paused()
     assert slot.paused
 

@@ -95,7 +95,7 @@ async def _give_up_and_send_another(tmp_path: Path, *, verify_etag: bool) -> Non
             await put("/stalled", b"A")
         await put("/other", b"B")
         store.go.set()
-        await asyncio.wait_for(store.ended.wait(), 10)
+        await asyncio.wait_for(store.ended.wait(), 30)
         await session.close()
     server.close()
     assert store.bodies == {"/other": b"B" * SIZE}

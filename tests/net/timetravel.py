@@ -30,3 +30,7 @@ class TimeTravelLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._travelling.now
+
+    def block(self, seconds: float) -> None:
+        """Let time pass in which the event loop does not run."""
+        self._travelling.now += seconds

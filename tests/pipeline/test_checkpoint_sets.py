@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from asyncpush import SourceError, SyncError, SyncOptions, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker
+from asyncpush.protocol import buckets
 from tests.buckets import BatchLog, bytes_of, rows_of
 from tests.conftest import TOKEN, open_hub
 from tests.fake_bucket import FakeBucket, Killed, prune, sync_to
@@ -105,14 +106,44 @@ async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     await uploader.sync(version(1), f"{RUN}/step-2", WHOLE)
     result = await uploader.sync({"step-1/a": b"other", "step-2/a": version(1)["a"]}, RUN)
     assert result.warnings == (
-        f"run/step-1/{MARKER} was removed: the set that it lists has changed",
+        f"run/step-1/{MARKER} was removed, since files in its folder have changed; sync that folder"
+        " with complete_marker (--marker) to mark it as complete again",
     )
     assert await names_in(uploader) == ["step-2"]
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
     within = await uploader.sync(version(1), f"{RUN}/step-2/within", WHOLE)  # with its own marker
     assert within.warnings == (
-        f"run/step-2/{MARKER} was removed: the set that it lists has changed",
+        f"run/step-2/{MARKER} was removed, since files in its folder have changed; sync that folder"
+        " with complete_marker (--marker) to mark it as complete again",
     )
+
+
+async def test_more_sets_may_change_than_a_batch_has_operations(
+    uploader: Uploader, hub: LocalHub, log: BatchLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "OPERATIONS_LIMIT", 5)
+    await uploader.sync(version(1), STEP, WHOLE)
+    marker = (await bytes_of(hub))[f"run/step-1/{MARKER}"]
+    mirror: dict[str, bytes] = {}
+    for number in range(12):
+        mirror |= {f"s{number}/{name}": content for name, content in version(1).items()}
+        mirror[f"s{number}/{MARKER}"] = marker
+    await uploader.sync(mirror, RUN)
+    assert len(await names_in(uploader)) == 13
+    log.batches.clear()
+
+    changed = {f"s{number}/a": b"other" for number in range(11)}
+    result = await uploader.sync(changed, RUN, SyncOptions(verify=False))
+    assert len(result.files_uploaded) == 11
+    assert len(result.warnings) == 11  # one for each of the first ten, and how many more there are
+    assert sorted(await names_in(uploader)) == ["s11", "step-1"]
+    assert max(map(len, log.batches)) == 5
+    for batch in log.batches:  # a set's marker is removed again with each change of its files
+        paths = {row["path"] for row in batch}
+        names = {path.removesuffix("/a") for path in paths if path.endswith("/a")}
+        assert {f"{name}/{MARKER}" for name in names} <= paths
+    found = await bytes_of(hub)
+    assert {path: found[f"run/{path}"] for path in changed} == changed
 
 
 async def test_a_mirror_of_sets_writes_their_markers_after_their_files(
@@ -157,6 +188,21 @@ async def test_a_writer_before_the_marker_is_noticed(
         await uploader.sync(version(1), STEP, WHOLE)
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
     assert (await bytes_of(hub))["run/step-1/a"] == b"other"
+
+
+async def test_a_writer_that_was_overtaken_leaves_the_set_of_the_other(
+    uploader: Uploader, hub: LocalHub, log: BatchLog
+) -> None:
+    async def nothing() -> None: ...
+
+    async def other() -> None:
+        assert (await uploader.sync(version(2), STEP, WHOLE)).marker is not None
+
+    log.after = [nothing, other]  # after the batch of files, and after the marker's
+    with pytest.raises(SyncError, match="run/step-1/a: has 3 bytes"):
+        await uploader.sync(version(1), STEP, WHOLE)
+    assert await names_in(uploader) == ["step-1"]
+    assert (await bytes_of(hub))["run/step-1/a"] == b"a 2"
 
 
 async def test_a_concurrent_writers_marker_is_removed(

@@ -37,7 +37,7 @@ from asyncpush import (
 from asyncpush.events import FileStored, PartProgress
 from asyncpush.localhub import LocalHub
 from asyncpush.options import MIB
-from tests.cancelling import seconds_to_cancel
+from tests.cancelling import cancel_promptly
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
@@ -430,7 +430,7 @@ async def test_a_copy_is_cancelled_at_once(
     faults.add(route, "stall before reading")
     running = asyncio.create_task(uploader.copy("me/staging", "me/prod", PushOptions()))
     await faults.stalled.wait()
-    assert await seconds_to_cancel(running) < 1
+    await cancel_promptly(running)
     if await exists(hub, "me/prod"):
         assert len(await commits_of(hub, "me/prod")) == 1
 
@@ -577,6 +577,18 @@ async def test_the_official_client_copies_the_same_to_a_bucket(
     theirs = await in_bucket(hub, "me/theirs")
     assert len(theirs) == len(FILES) + 1
     assert await in_bucket(hub, "me/ours") == theirs
+
+
+async def test_a_marked_set_is_not_copied_into_itself(uploader: Uploader, hub: LocalHub) -> None:
+    whole = SyncOptions(complete_marker=True)
+    await uploader.sync({"a": b"a", "sub/b": b"b"}, f"{BUCKET}/run", whole)
+    before = await in_bucket(hub)
+    with pytest.raises(SourceError, match="run cannot be copied into itself"):
+        await uploader.copy(f"{BUCKET}/run", f"{BUCKET}/run/kept")
+    assert await in_bucket(hub) == before
+    await uploader.copy(f"{BUCKET}/run", f"{BUCKET}/kept/run")  # beside it
+    assert [found.name for found in await uploader.checkpoints_in(f"{BUCKET}/kept")] == ["run"]
+    assert [found.name for found in await uploader.checkpoints_in(BUCKET)] == ["run"]
 
 
 async def test_a_copy_that_a_bucket_refuses_suggests_sync(

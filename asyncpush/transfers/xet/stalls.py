@@ -19,6 +19,10 @@ GRACE = 0.5
 """Seconds to wait for a call that was told to stop; then it is abandoned."""
 
 
+CHECKS = 4
+"""How many times within the timeout to check for progress. A check that comes late shows that the
+event loop did not run: that time does not count."""
+
 WAIT_FOR_OTHERS = 10
 """How many times the timeout an upload may wait while others of the same session make progress."""
 
@@ -71,6 +75,10 @@ class XetStallDetector:
 
     def moved(self) -> None:
         self._last = time.monotonic()
+
+    def ran_late(self, seconds: float) -> None:
+        """Note that the event loop, and perhaps the whole process, did not run for so long."""
+        self._last = min(self._last + seconds, time.monotonic())
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -177,7 +185,9 @@ async def unless_stalled(
             left = watch.left()
             if left <= 0:
                 raise XetStalledError(f"no progress for {watch.limit:g} seconds")
-            await asyncio.wait([job], timeout=left)
+            due = time.monotonic() + (pause := min(left, watch.limit / CHECKS))
+            await asyncio.wait([job], timeout=pause)
+            watch.ran_late(max(0.0, time.monotonic() - due))
     except BaseException:
 
         def drop(ended: Future[T]) -> None:
