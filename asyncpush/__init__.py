@@ -31,7 +31,8 @@ Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; Checkpoin
 Errors          AsyncPushError and its kinds:
     yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
     the Hub's   HubError: AuthError, RepoNotFoundError, RateLimitedError,
-                RetriesExhaustedError, ProtocolError, CommitConflictError
+                RetriesExhaustedError, ProtocolError, CommitConflictError,
+                PullRequestClosedError
     the bytes'  IntegrityError, VerificationError; SyncError with a SyncFailure for each file
     a machine's WorkerLostError
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         InvalidRepoIdError,
         MissingTokenError,
         ProtocolError,
+        PullRequestClosedError,
         RateLimitedError,
         RepoNotFoundError,
         RetriesExhaustedError,
@@ -104,6 +106,7 @@ __all__ = [
     "MissingTokenError",
     "PlannedFile",
     "ProtocolError",
+    "PullRequestClosedError",
     "Push",
     "PushHandle",
     "PushOptions",
@@ -146,6 +149,7 @@ _HOMES = {
         "InvalidRepoIdError",
         "MissingTokenError",
         "ProtocolError",
+        "PullRequestClosedError",
         "RateLimitedError",
         "RepoNotFoundError",
         "RetriesExhaustedError",

@@ -14,6 +14,7 @@
     │   ├── RetriesExhaustedError  a transient failure that did not end
     │   ├── ProtocolError        an invalid answer
     │   └── CommitConflictError  412: the branch moved on from the pinned parent
+    │       └── PullRequestClosedError  the pull request was closed or merged
     ├── IntegrityError           stored data differs from what was sent, also after retries
     ├── SyncError                not all files of a bucket are as they should be
     ├── VerificationError        committed, but the Hub does not confirm the files
@@ -300,6 +301,21 @@ class ProtocolError(HubError):
 
 class CommitConflictError(HubError):
     """The branch moved on from the commit that was pinned as parent."""
+
+
+class PullRequestClosedError(CommitConflictError):
+    """The pull request to push to has been closed, or `merged`: nobody would merge another commit.
+    Nothing was sent.
+
+    Example:
+        >>> error = PullRequestClosedError("pull request #1 has been merged", merged=True)
+        >>> error.merged, isinstance(error, CommitConflictError)
+        (True, True)
+    """
+
+    def __init__(self, message: str, *, merged: bool = False, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.merged = merged
 
 
 class IntegrityError(AsyncPushError):

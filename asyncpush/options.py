@@ -153,7 +153,10 @@ class UploadConfig:
         stall_timeout: seconds without progress of a part before it is sent again. With Xet: seconds
             without any progress before the upload is started again; what was sent already is not
             sent again. After `max_retries` times LFS takes over, with a warning. When only an
-            answer is missing, the second wait is twice as long, and so on.
+            answer is missing, the second wait is twice as long, and so on. Xet shows the progress
+            of a whole push, not of a file, which may be waiting for its turn: a file that is stuck
+            is noticed once the others of its push are done. While other pushes of the same
+            `Uploader` make progress, a push may wait for them, ten times as long at most.
         response_timeout: seconds to wait for the Hub's answer to a commit or a completion. Small
             calls, which can be repeated safely, are sent again after at most 30 s.
         outage_timeout: seconds to wait for the network when there is no connection at all.
@@ -328,7 +331,7 @@ class PushOptions:
         _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
-        if (problem := _revision_problem(self.revision)) is not None:
+        if (problem := revision_problem(self.revision)) is not None:
             raise ValueError(f"revision must be the name of a branch: {self.revision!r} {problem}")
         for name in ("path_in_repo", "commit_description"):
             if not isinstance(getattr(self, name), str):
@@ -523,10 +526,10 @@ _LONGEST_REF_NAME = 250
 written."""
 
 
-def _revision_problem(name: str) -> str | None:
+def revision_problem(name: str) -> str | None:
     """Why git has no branch, tag or other ref of this name, or None (see `git check-ref-format`).
 
-    >>> _revision_problem("a..b"), _revision_problem("refs/pr/1")
+    >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
     if (found := _NOT_IN_REFS.search(name)) is not None:
@@ -579,7 +582,11 @@ _UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", 1)
     for infix, base in (("", 1000), ("I", 1024))
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SIZE = r"(?a)\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*"
+
+
+MAX_SIZE = 1 << 60
+"""Bytes: larger than any file."""
 
 
 def parse_size(size: int | str) -> int:
@@ -592,10 +599,12 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int) and not isinstance(size, bool):
         count = size
     else:
-        found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+        found = re.fullmatch(_SIZE, size) if isinstance(size, str) else None
         if found is None or found[2].upper() not in _UNITS:
             raise ValueError(f"a number of bytes, or text like '4GB' or '500MB', not {size!r}")
-        count = int(float(found[1]) * _UNITS[found[2].upper()])
+        count = int(min(float(found[1]) * _UNITS[found[2].upper()], MAX_SIZE + 1))
     if count < 1:
         raise ValueError(f"at least one byte, not {size!r}")
+    if count > MAX_SIZE:
+        raise ValueError(f"at most {MAX_SIZE:,} bytes")
     return count

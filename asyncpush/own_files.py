@@ -121,7 +121,13 @@ class OwnFiles:
     def file(self, path: str, status: os.stat_result) -> str | None:
         """What this file is, if it is ours; else None. `status` is the status of the file itself,
         with links followed."""
-        return self._known.get(_key(status)) or self.folder(os.path.dirname(path))
+        what = self._known.get((status.st_dev, status.st_ino))
+        if what is not None:
+            return what
+        folder = path[: path.rfind(os.sep)]
+        if folder in self._folders:  # that of another file, most often
+            return self._folders[folder]
+        return self.folder(os.path.dirname(path))
 
     def folder(self, path: str) -> str | None:
         """What this folder is, or one above it, if that is ours; else None."""

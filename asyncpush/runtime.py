@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
@@ -22,6 +22,7 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -110,7 +111,7 @@ T = TypeVar("T")
 NO_FILES = CollectedSources(())
 """The source of what is made without local files. A user's `None` is not this: it is refused, since
 a push of nothing could delete what is there."""
-Gather: TypeAlias = Callable[[Emitter], Awaitable[Sequence[Receipt]]]
+Gather: TypeAlias = Callable[[Emitter], Awaitable[Iterable[Receipt]]]
 
 
 COUNT_EVERY = 5.0
@@ -139,7 +140,7 @@ class Runtime:
         self._listeners = listeners
         self._journal = journal
         self._pushes = 0
-        self._expires_next = 0.0
+        self._expires_next = time.monotonic() + EXPIRE_EVERY
         self._busy, self._idle = asyncio.Event(), asyncio.Event()
         self._threads = threads
         self._hasher = Hasher(
@@ -206,7 +207,8 @@ class Runtime:
                 self._idle.set()
 
     def _expire(self) -> None:
-        """From time to time, remove old entries from the journal. Nothing waits for this."""
+        """From time to time, remove old entries from the journal, as when it was opened. Nothing
+        waits for this."""
         if (now := time.monotonic()) >= self._expires_next:
             self._expires_next = now + EXPIRE_EVERY
             self._threads.journal.submit(self._journal.expire, EXPIRE_WITHIN)
@@ -481,9 +483,15 @@ async def open_runtime(
         tokens.login = _login(session, [LogListener().on_event, *listeners])
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
-            journal = await in_thread(
-                threads, lambda: Journal.open(cache_dir), discard=Journal.close
+            # With few file descriptors left, opening the journal might fail later.
+            few = left is not None and left < ENOUGH_DESCRIPTORS
+            open_journal = partial(
+                Journal.open,
+                cache_dir,
+                at_once=few,
+                on_open=lambda journal: threads.submit(journal.expire, EXPIRE_WITHIN),
             )
+            journal = await in_thread(threads, open_journal, discard=Journal.close)
         # Closing writes the last hashes and empties the write-ahead log, which may take a moment.
         stack.push_async_callback(in_thread_anyway, threads, journal.close)
         runtime = Runtime(

@@ -113,6 +113,8 @@ class Uploader:
         endpoint: str | None = None,
         config: UploadConfig | None = None,
     ) -> None:
+        if not isinstance(config, UploadConfig | None):
+            raise TypeError(f"config must be an UploadConfig, not {type(config).__name__}")
         self._config = config or UploadConfig()
         self._token = token
         self._endpoint = endpoint_in_use(endpoint)
@@ -242,6 +244,9 @@ class Uploader:
             return await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
 
         pushes = list(pushes)
+        for push in pushes:
+            if not isinstance(push, Push):
+                raise TypeError(f"push_many takes Push objects, not {type(push).__name__}")
         results = await self._begin(all_of_them(), f"{len(pushes)} pushes")
         failures: list[BaseException] = []
         for push, result in zip(pushes, results, strict=True):
@@ -270,7 +275,7 @@ class Uploader:
         return await self._begin(work, f"upload_files {repo.repo_id}")
 
     async def commit(
-        self, repo_id: str, receipts: Sequence[Receipt], options: PushOptions | None = None
+        self, repo_id: str, receipts: Iterable[Receipt], options: PushOptions | None = None
     ) -> UploadResult:
         """Make one commit of receipts from any process or machine, and verify it.
 
@@ -288,7 +293,7 @@ class Uploader:
             ('shard-1', 'shard-2')
         """
 
-        async def gathered(events: Emitter) -> Sequence[Receipt]:
+        async def gathered(events: Emitter) -> Iterable[Receipt]:
             return receipts
 
         return await self.commit_gathered(repo_id, gathered, options)
@@ -296,7 +301,7 @@ class Uploader:
     async def commit_gathered(
         self,
         repo_id: str,
-        gather: Callable[[Emitter], Awaitable[Sequence[Receipt]]],
+        gather: Callable[[Emitter], Awaitable[Iterable[Receipt]]],
         options: PushOptions | None = None,
     ) -> UploadResult:
         """Make one commit of the receipts that `gather` returns, as one push with one progress.
@@ -496,7 +501,7 @@ class Uploader:
         if self._token is not None:
             return "that was given"
         if self._endpoint != LOCAL and (resource := os.environ.get(RESOURCE)):
-            return f"by trusted publishing for {resource} ({RESOURCE})"
+            return f"from trusted publishing for {resource} ({RESOURCE})"
         found = find_token()
         if found is None and self._endpoint == LOCAL:
             return "of the embedded Hub, which takes any"

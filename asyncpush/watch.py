@@ -25,6 +25,7 @@ from asyncpush.errors import (
     AuthError,
     InvalidRepoIdError,
     MissingTokenError,
+    PullRequestClosedError,
     RepoNotFoundError,
 )
 from asyncpush.lazy_dataclass import dataclass
@@ -57,7 +58,13 @@ NOTIFIED_AFTER = 5_000
 
 FAILURES_KEPT = 100
 
-FATAL = (AuthError, InvalidRepoIdError, MissingTokenError, RepoNotFoundError)
+FATAL = (
+    AuthError,
+    InvalidRepoIdError,
+    MissingTokenError,
+    PullRequestClosedError,
+    RepoNotFoundError,
+)
 """Errors that the next push would raise as well."""
 
 FolderState: TypeAlias = dict[str, tuple[int, int, int]]
@@ -97,14 +104,14 @@ class FolderWatch:
 
     Each push is one verified commit of everything new (or a sync, for a bucket), as if
     `push_to_hub` had been called. With `create_pr`, the first push opens a pull request, and the
-    others go to the same one. Files that grow during a push are handled as `on_change` says,
-    and what was added to them is included in the next push. Nothing is committed twice, since files
-    that the repo has already are left out.
+    others go to the same one; once that is merged, the next push opens another one. Files that grow
+    during a push are handled as `on_change` says, and what was added to them is included in the
+    next push. Nothing is committed twice, since files that the repo has already are left out.
 
     A push that fails is logged, added to `failures`, passed to `on_outcome`, and tried again after
     `every` seconds. An error that every push would raise (`AuthError`, `MissingTokenError`,
-    `InvalidRepoIdError`, `RepoNotFoundError`) ends the watch: `wait` raises it, and so does leaving
-    the block.
+    `InvalidRepoIdError`, `RepoNotFoundError`, `PullRequestClosedError`) ends the watch: `wait`
+    raises it, and so does leaving the block.
 
     Leaving the block pushes the remaining changes, also after an error or a cancellation (Ctrl-C).
     If that push fails, its error is raised, or added as a note to the error that left the block. A
@@ -154,10 +161,14 @@ class FolderWatch:
         for name, value in (("every", every), ("quiet_for", quiet_for)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+        if on_outcome is not None and not callable(on_outcome):
+            raise ValueError(f"on_outcome must be callable, or None, not {on_outcome!r}")
+        if not isinstance(folder, str | os.PathLike):
+            raise ValueError(f"the folder must be a path, not {folder!r}")
         self._in_bucket = names_bucket(repo_id)
         if options is None:
             options = SyncOptions() if self._in_bucket else PushOptions()
-        if self._in_bucket is not isinstance(options, SyncOptions):
+        if not isinstance(options, SyncOptions if self._in_bucket else PushOptions):
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
@@ -179,6 +190,8 @@ class FolderWatch:
         self._folder = absolute_path(folder)
         self._repo_id = repo_id
         self._options = options
+        self._before_pull_request: tuple[str, PushOptions | SyncOptions] | None = None
+        """The repo and options with which a push opens a pull request, once one is open."""
         self._every = every
         self._quiet_for = quiet_for
         self._on_outcome = on_outcome
@@ -303,12 +316,12 @@ class FolderWatch:
         error: Exception | None = None
         result: UploadResult | SyncResult | None = None
         try:
-            if isinstance(self._options, SyncOptions):
-                result = await self._uploader.sync(self._folder, self._repo_id, self._options)
-            else:
-                result = await self._uploader.push_to_hub(
-                    self._repo_id, self._folder, self._options
-                )
+            try:
+                result = await self._send()
+            except PullRequestClosedError as exc:
+                if not self._leave_pull_request(exc):
+                    raise
+                result = await self._send()
         except (AsyncPushError, TimeoutError, ValueError, OSError) as exc:
             error = exc
         self.last_error = error
@@ -329,6 +342,21 @@ class FolderWatch:
             self._on_outcome(WatchOutcome(result, error))
         return error
 
+    async def _send(self) -> UploadResult | SyncResult:
+        if isinstance(self._options, SyncOptions):
+            return await self._uploader.sync(self._folder, self._repo_id, self._options)
+        return await self._uploader.push_to_hub(self._repo_id, self._folder, self._options)
+
+    def _leave_pull_request(self, error: PullRequestClosedError) -> bool:
+        """If this watch has opened the pull request and it was merged, let the next push open
+        another one. One that was closed was not wanted: that ends the watch."""
+        if not error.merged or self._before_pull_request is None:
+            return False
+        logger.warning("%s; the changes since then go to another one", error.message)
+        self._repo_id, self._options = self._before_pull_request
+        self._before_pull_request = None
+        return True
+
     def _stay_in_pull_request(self, result: UploadResult | SyncResult | None) -> None:
         """With `create_pr`, let all further pushes go to the pull request that was opened."""
         options = self._options
@@ -338,6 +366,7 @@ class FolderWatch:
             return
         # An address may name a branch: that of the pull request replaces it.
         repo, options = target_of(self._repo_id, options, self._uploader.endpoint)
+        self._before_pull_request = self._repo_id, self._options
         number = result.pr_url.rpartition("/")[2]
         self._repo_id = repo.repo_id
         self._options = replace(

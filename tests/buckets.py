@@ -48,6 +48,8 @@ class BatchLog:
     refuse: Callable[[dict[str, Any]], str | None] = lambda operation: None
     before: list[Callable[[], Any]] = field(default_factory=list)
     """Called, one after the other, before a batch is done."""
+    after: list[Callable[[], Any]] = field(default_factory=list)
+    """Called, one after the other, once a batch without refused operations is done."""
 
     def written(self) -> list[tuple[str, str]]:
         """Type and path of all operations, in order."""
@@ -67,7 +69,10 @@ class BatchLog:
             kept = [row for row in rows if row["path"] not in refused]
             body = b"".join(json.dumps(row).encode() + b"\n" for row in kept)
             if not refused:
-                return await with_body(request, body, handler)
+                response = await with_body(request, body, handler)
+                if self.after:
+                    await self.after.pop(0)()
+                return response
             if kept:
                 await with_body(request, body, handler)
             failed = [{"path": path, "error": why} for path, why in refused.items()]

@@ -37,7 +37,7 @@ _REPORT = pytest.StashKey[FaultReport]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", action="store_true", help="print the fault table at the end")
-    parser.addoption("--chaos", default="200", help="how many random fault schedules to try")
+    parser.addoption("--chaos", default="120", help="how many random fault schedules to try")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -59,6 +59,19 @@ async def pull_requests_of(hub: LocalHub, repo_id: str) -> dict[int, str]:
     return {row["num"]: row["status"] for row in answer["discussions"]}
 
 
+async def change_pull_request(hub: LocalHub, repo_id: str, number: int, action: str) -> None:
+    """Merge or close it, as someone does on its page."""
+    url = f"{hub.url}/api/models/{repo_id}/discussions/{number}"
+    url += "/merge" if action == "merge" else "/status"
+    value = {} if action == "merge" else {"status": "closed"}
+    headers = {"Authorization": f"Bearer {hub.token or 'any'}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(url, json=value) as answer,
+    ):
+        answer.raise_for_status()
+
+
 async def download(
     hub: LocalHub,
     repo_id: str,

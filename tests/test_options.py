@@ -44,6 +44,7 @@ BAD_CONFIG: list[tuple[str, Any]] = [
 BAD_OPTIONS: list[tuple[str, Any]] = [
     *(("repo_type", value) for value in ("models", None)),
     *(("revision", value) for value in ("", None, 5)),
+    *(("max_shard_size", value) for value in ("1" * 400, "9" * 310 + "GB", 1 << 61)),
     *(("revision", value) for value in ("a..b", "x.lock", "a.lock/b", "-x", "a b", "a\x07b", "@")),
     *(("revision", value) for value in ("a~1", "a^", "a:b", "a?", "a*", "a[b", "a\\b", "a@{1}")),
     *(("revision", value) for value in ("a//b", "/a", "a/", ".a", "a/.b", "a.", "x" * 251)),

@@ -17,6 +17,7 @@ from asyncpush import (
     FolderWatch,
     HubError,
     InvalidRepoIdError,
+    PullRequestClosedError,
     PushOptions,
     SourceError,
     SyncOptions,
@@ -28,7 +29,13 @@ from asyncpush.sources import walk as walk_module
 from asyncpush.watch import Pusher
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
-from tests.reading import commits_of, download, exists
+from tests.reading import (
+    change_pull_request,
+    commits_of,
+    download,
+    exists,
+    pull_requests_of,
+)
 
 Write = Callable[..., Path]
 Step = Callable[[], object]
@@ -123,6 +130,60 @@ async def test_one_pull_request_takes_all_pushes(
     below = "logs/log" if "logs" in target else "log"
     assert await download(hub, "me/m") == {"there": b"0"}
     assert await download(hub, "me/m", revision="refs/pr/1") == {"there": b"0", below: b"012"}
+
+
+@pytest.mark.parametrize("target", ["me/m", "hf://me/m@main/logs"], ids=["id", "address"])
+async def test_after_a_merge_the_next_changes_open_another_pull_request(
+    target: str, uploader: Uploader, hub: LocalHub, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    await uploader.push_to_hub("me/m", {"there": b"0"})
+    source = write({"log": b"0"})
+    results: asyncio.Queue[Any] = asyncio.Queue()
+    watch = pull_request_watch(uploader, source, target, results)
+    async with watch:
+        first = await results.get()
+        await change_pull_request(hub, "me/m", 1, "merge")
+        append(source / "log", "1")()
+        second = await results.get()
+        append(source / "log", "2")()
+    assert first.pr_url.endswith("/discussions/1")
+    assert second.pr_url.endswith("/discussions/2")
+    assert "pull request #1 has been merged" in caplog.text
+    below = "logs/log" if "logs" in target else "log"
+    assert await download(hub, "me/m") == {"there": b"0", below: b"0"}
+    assert await download(hub, "me/m", revision="refs/pr/2") == {"there": b"0", below: b"012"}
+    assert await pull_requests_of(hub, "me/m") == {1: "merged", 2: "open"}
+
+
+async def test_a_pull_request_that_is_closed_ends_the_watch(
+    uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    await uploader.push_to_hub("me/m", {"there": b"0"})
+    source = write({"log": b"0"})
+    results: asyncio.Queue[Any] = asyncio.Queue()
+    watch = pull_request_watch(uploader, source, "me/m", results)
+    with pytest.raises(PullRequestClosedError, match="#1 has been closed: nothing was sent"):
+        async with watch:
+            await results.get()
+            await change_pull_request(hub, "me/m", 1, "close")
+            append(source / "log", "1")()
+            await watch.wait()
+    assert await download(hub, "me/m", revision="refs/pr/1") == {"there": b"0", "log": b"0"}
+    assert await pull_requests_of(hub, "me/m") == {1: "closed"}
+
+
+def pull_request_watch(
+    uploader: Uploader, source: Path, target: str, results: asyncio.Queue[Any]
+) -> FolderWatch:
+    return FolderWatch(
+        uploader,
+        source,
+        target,
+        PushOptions(create_pr=True),
+        every=0,
+        quiet_for=0,
+        on_outcome=lambda outcome: results.put_nowait(outcome.error or outcome.result),
+    )
 
 
 async def test_a_log_that_never_rests_is_pushed_all_the_same(

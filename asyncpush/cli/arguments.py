@@ -417,7 +417,11 @@ def _check_timeline(path: Path) -> None:
 
 def check_file(flag: str, path: Path) -> None:
     """Check that a file can be written there. Raises `UsageError`."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    try:
+        usable = not path.is_dir() and path.absolute().parent.is_dir()
+    except FileNotFoundError:  # the current folder has been deleted
+        usable = False
+    if not usable:
         raise UsageError(f"{flag} must be a file in a folder that exists: {path}")
 
 

@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,11 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_DEFAULTS: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+
 GRACE = 2.0
 """Seconds from the second Ctrl-C to the end of the process, whatever still runs."""
 
@@ -32,7 +38,14 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T
     """`asyncio.run`, with signals: the first SIGINT or SIGTERM cancels the work, and when the work
     has ended `InterruptedBySignal` is raised, with its notes or else `untouched`. A second Ctrl-C
     interrupts the cancellation too, and ends the process within `GRACE`. A second SIGTERM ends it
-    at once."""
+    at once.
+
+    On Windows the same holds for Ctrl-C. Its event loops have no signal handlers, so Python's own
+    are used, which only run between two steps of the main thread: a call that blocks it is not
+    interrupted, except by the end after `GRACE`. No other process can send SIGTERM there:
+    `taskkill /F` and `Popen.terminate` end the process at once, like SIGKILL, and Ctrl-Break does.
+    The next push resumes after each of them.
+    """
     received: list[int] = []
     interrupted: list[InterruptedBySignal] = []
 
@@ -43,27 +56,34 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T
 
         def ignore_signals_again() -> None:
             for signum in SIGNALS:
-                with suppress(NotImplementedError):
+                try:
                     loop.remove_signal_handler(signum)
+                except NotImplementedError:  # Windows
+                    signal.signal(signum, _DEFAULTS[signum])
 
         def stop(signum: int) -> None:
+            if received:  # a second one that came before this ran
+                return
             received.append(signum)
             ignore_signals_again()
             signal.signal(signal.SIGINT, hurry)
             task.cancel()
 
+        def stop_soon(signum: int, frame: object) -> None:
+            loop.call_soon_threadsafe(stop, signum)
+
         for signum in SIGNALS:
-            with suppress(NotImplementedError):  # Windows: `asyncio.run` cancels on Ctrl-C there
+            try:
                 loop.add_signal_handler(signum, stop, signum)
+            except NotImplementedError:  # Windows
+                signal.signal(signum, stop_soon)
         try:
             return await work()
         except BaseException as error:
-            by_runner = os.name == "nt" and isinstance(error, asyncio.CancelledError)
-            if not received and not by_runner:
+            if not received:
                 raise
             notes = getattr(error, "__notes__", ())
-            first = received[0] if received else signal.SIGINT
-            interrupted.append(InterruptedBySignal(first, notes, untouched))
+            interrupted.append(InterruptedBySignal(received[0], notes, untouched))
             if len(received) > 1:
                 # The loop is being closed: it logs any other error than this one as unhandled.
                 raise asyncio.CancelledError from error
@@ -73,10 +93,15 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T
 
     def hurry(signum: int, frame: object) -> None:
         received.append(signum)
-        if sys.platform != "win32":  # in case the cleanup hangs
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # In case the cleanup hangs. A thread could not be started at the end of the program.
+        if sys.platform != "win32" and hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, lambda *_: end_at_once(128 + signum))
             signal.setitimer(signal.ITIMER_REAL, GRACE)
+        else:
+            timer = threading.Timer(GRACE, end_at_once, [128 + signum])
+            timer.daemon = True
+            timer.start()
         raise KeyboardInterrupt
 
     try:

@@ -14,6 +14,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
     Sized,
 )
 from contextlib import contextmanager
@@ -93,8 +94,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 T = TypeVar("T")
 
 ENOUGH_DESCRIPTORS = 256
-"""With this many descriptors left, nothing need be limited: 48 parts, 64 files, 16 Hub calls, and
-those below."""
+"""With this many descriptors left, nothing need be limited: 48 parts, 64 files, 16 Hub calls, 32
+verify calls, and those below."""
 
 KEPT_DESCRIPTORS = 20
 """For the journal, for reading ahead, and for the rest of the program."""
@@ -181,12 +182,20 @@ V = TypeVar("V")
 
 
 class _Question(Generic[K, V]):
-    __slots__ = ("answer", "answered", "item")
+    """The items of one `ask_all`. One event for all of them: each costs as much as the rest."""
 
-    def __init__(self, item: K) -> None:
-        self.item = item
+    __slots__ = ("answered", "answers", "left")
+
+    def __init__(self, count: int) -> None:
+        self.answers: dict[K, V] = {}
+        self.left = count
         self.answered = asyncio.Event()
-        self.answer: V | None = None
+
+    def answer(self, item: K, answer: V) -> None:
+        self.answers[item] = answer
+        self.left -= 1
+        if not self.left:
+            self.answered.set()
 
 
 class Batcher(Generic[K, V]):
@@ -216,20 +225,21 @@ class Batcher(Generic[K, V]):
         self._width = width
         self._weigh = weigh
         self._heaviest = heaviest
-        self._waiting: deque[_Question[K, V]] = deque()
+        self._waiting: deque[tuple[K, _Question[K, V]]] = deque()
         self._running = 0
 
     async def ask(self, item: K) -> V:
         return (await self.ask_all((item,)))[0]
 
-    async def ask_all(self, items: Iterable[K]) -> list[V]:
+    async def ask_all(self, items: Sequence[K]) -> list[V]:
         """The answers to several items, which go into as few calls as possible."""
-        questions: list[_Question[K, V]] = [_Question(item) for item in items]
-        self._waiting.extend(questions)
+        if not items:
+            return []
+        question: _Question[K, V] = _Question(len(items))
+        self._waiting.extend([(item, question) for item in items])
         self._start_call()
-        for question in questions:
-            await question.answered.wait()
-        return [question.answer for question in questions]  # type: ignore[misc]  # all are set
+        await question.answered.wait()
+        return [question.answers[item] for item in items]
 
     def _start_call(self) -> None:
         enough = self._running == 0 or len(self._waiting) >= self._limit // 2
@@ -240,27 +250,26 @@ class Batcher(Generic[K, V]):
     async def _run(self) -> None:
         # One iteration of the event loop: items that were asked for at the same time go together.
         await anyio.lowlevel.checkpoint()
-        questions = self._next_call()
+        asked = self._next_call()
         try:
-            if questions:
-                answers = await self._call([question.item for question in questions])
-                for question in questions:
-                    question.answer = answers[question.item]
-                    question.answered.set()
+            if asked:
+                answers = await self._call([item for item, _ in asked])
+                for item, question in asked:
+                    question.answer(item, answers[item])
         finally:
             self._running -= 1
         self._start_call()
 
-    def _next_call(self) -> list[_Question[K, V]]:
+    def _next_call(self) -> list[tuple[K, _Question[K, V]]]:
         """Takes them in order: nobody who waits is overtaken."""
-        questions: list[_Question[K, V]] = []
+        taken: list[tuple[K, _Question[K, V]]] = []
         weight = 0
-        while self._waiting and len(questions) < self._limit:
-            weight += self._weigh(self._waiting[0].item)
-            if questions and weight > self._heaviest:
+        while self._waiting and len(taken) < self._limit:
+            weight += self._weigh(self._waiting[0][0])
+            if taken and weight > self._heaviest:
                 break
-            questions.append(self._waiting.popleft())
-        return questions
+            taken.append(self._waiting.popleft())
+        return taken
 
 
 class SharedSlots:

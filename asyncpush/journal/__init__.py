@@ -4,7 +4,8 @@ Hashes by file identity, multipart uploads with their presigned URLs and verifie
 whose answer has not been seen, and locks by which the processes of one host share the work. A
 killed process (SIGKILL) loses nothing that it gave to the journal, and neither does a power cut,
 except for hashes of the last second (on a power cut: since the last part), which are computed
-again. See `database` for how.
+again. See `database` for how. SQLite is imported, and the file opened, when something is first
+looked up or remembered.
 """
 
 from asyncpush.journal.journal import Journal, NullJournal

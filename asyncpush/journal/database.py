@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asyncpush.journal.filesystem import (
+    FILE_NAME,
     DamagedError,
     file_key,
     has_log,
@@ -41,7 +42,6 @@ logger = library_logger("journal")
 
 T = TypeVar("T")
 
-FILE_NAME = "journal.sqlite3"
 APPLICATION_ID = 0x61737970  # "asyp"
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 10.0

@@ -14,6 +14,11 @@ from pathlib import Path
 
 from asyncpush.options import is_temporary
 
+FILE_NAME = "journal.sqlite3"
+
+NEGLECTED_AFTER = 3600.0
+"""Seconds after which a journal is cleaned up again."""
+
 KEPT_ASIDE = 2
 """Damaged journals that are kept for inspection."""
 
@@ -56,6 +61,22 @@ def private_folder(directory: Path) -> Path:
 
 def _is_ours(status: os.stat_result) -> bool:
     return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def is_neglected(folder: Path) -> bool:
+    """Whether there is a database that has neither been cleaned up nor written to for an hour, or
+    whose time is in the future."""
+    try:
+        modified_at = (folder / FILE_NAME).stat().st_mtime
+    except OSError:
+        return False
+    return abs(time.time() - modified_at) > NEGLECTED_AFTER
+
+
+def note_cleaned(path: Path) -> None:
+    """Note, by its modification time, that the database is cleaned up now."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def prepare_file(path: Path) -> None:

@@ -3,19 +3,21 @@ slower than writing a row."""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from asyncpush.journal.tables import Row
 from asyncpush.own_files import library_logger
 
+if TYPE_CHECKING:
+    import sqlite3
+
 logger = library_logger("journal")
 
 T = TypeVar("T")
-Change: TypeAlias = Callable[[sqlite3.Connection], T]
+Change: TypeAlias = "Callable[[sqlite3.Connection], T]"
 
 WRITE_EVERY = 1.0
 """Seconds for which rows that nobody waits for are collected: what a killed process may lose."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncpush.journal import tables
-from asyncpush.journal.database import Database, UnusableError
-from asyncpush.journal.filesystem import forget_aside, in_memory, private_folder, size_on_disk
+from asyncpush.journal.filesystem import (
+    forget_aside,
+    in_memory,
+    is_neglected,
+    note_cleaned,
+    private_folder,
+    size_on_disk,
+)
 from asyncpush.journal.group_commit import GroupCommit, WriteBehind
 from asyncpush.journal.locks import Claim, HostLocks, HostPeers
 from asyncpush.journal.tables import (
@@ -39,6 +45,11 @@ from asyncpush.journal.tables import (
 )
 from asyncpush.models import FileIdentity
 from asyncpush.own_files import library_logger
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from asyncpush.journal.database import Database
 
 logger = library_logger("journal")
 
@@ -74,13 +85,20 @@ class Journal:
 
     def __init__(
         self,
-        database: Database | None,
+        folder: Path | None,
         locks: HostLocks,
         *,
         disabled_reason: str | None = None,
+        on_open: Callable[[Journal], object] = lambda journal: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._database = database
+        """Without a `folder` it is off."""
+        self._folder = folder
+        """Where the database is, until it is opened."""
+        self._database: Database | None = None
+        self._opening = threading.Lock()
+        self._on_open = on_open
+        self._pid = os.getpid()
         self._locks = locks
         self._locks_left = False
         self._disabled_reason = disabled_reason
@@ -94,24 +112,67 @@ class Journal:
         self._hashes = WriteBehind(lambda rows: self._write(partial(tables.put_hashes, rows=rows)))
 
     @classmethod
-    def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Journal:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        at_once: bool = True,
+        on_open: Callable[[Journal], object] = lambda journal: None,
+        clock: Callable[[], float] = time.time,
+    ) -> Journal:
         """The journal kept in the folder `journal` of `directory`; both are created if missing.
 
         That folder gets mode 0700 and its file 0600, and both must belong to this user. A file that
         is damaged, not a journal, or of another version is renamed to `*.corrupt-<time>` and a new
         one is created; if that fails, the journal returned is off.
+
+        Unless this is to happen `at_once`, the file is opened when something is first looked up or
+        remembered: a push of small files needs neither it nor SQLite, which takes a while to
+        import. A file that nobody has cleaned up for an hour is opened at once nevertheless.
+        `on_open` is called once it is open, and should clean up (`expire`).
         """
-        locks = HostLocks.private()
         try:
             folder = private_folder(directory)
             locks = HostLocks.shared(folder / "locks")
-            return cls(Database.open(folder, locks), locks, clock=clock)
         except OSError as exc:
             reason = f"{exc.filename or directory}: {exc.strerror}"
-        except UnusableError as exc:
-            reason = str(exc)
-        logger.warning("no resume journal: %s; the push goes on without", reason)
-        return cls(None, locks, disabled_reason=reason, clock=clock)
+            _warn_of_none(reason)
+            return cls(None, HostLocks.private(), disabled_reason=reason, clock=clock)
+        journal = cls(folder, locks, on_open=on_open, clock=clock)
+        if at_once or is_neglected(folder):
+            journal._opened()
+        return journal
+
+    def _opened(self) -> Database | None:
+        """The database, opened now if it has not been needed before; None when it cannot be used.
+        It stays closed in a forked child, where SQLite must not be used."""
+        if self._folder is None or self._pid != os.getpid():
+            return self._database
+        with self._opening:
+            if self._folder is None:  # another thread was faster
+                return self._database
+            from asyncpush.journal.database import Database, UnusableError
+
+            try:
+                self._database = Database.open(self._folder, self._locks)
+            except (OSError, UnusableError) as exc:
+                reason = str(exc)
+                if isinstance(exc, OSError):
+                    reason = f"{exc.filename or self._folder}: {exc.strerror}"
+                self._disabled_reason = reason
+            self._folder = None
+        if self._database is None:
+            _warn_of_none(self._disabled_reason)
+        else:
+            self._on_open(self)
+        return self._database
+
+    @property
+    def _in_use(self) -> bool:
+        """Whether the database is open, or will be opened when it is needed."""
+        if self._pid != os.getpid():
+            return False
+        return self._folder is not None or (self._database is not None and self._database.is_open)
 
     @property
     def disabled_reason(self) -> str | None:
@@ -123,10 +184,13 @@ class Journal:
     def close(self) -> None:
         """Close the file. Later calls, from threads still at work, do nothing."""
         self._closing.set()
+        if self._in_use:
+            self._hashes.close()
+            self._writer.close()
+        if self._pid == os.getpid():
+            with self._opening:
+                self._folder = None
         if self._database is not None:
-            if self._database.is_open:
-                self._hashes.close()
-                self._writer.close()
             self._database.close()
         with self._state:
             left, self._locks_left = self._locks_left, True
@@ -143,7 +207,7 @@ class Journal:
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
         """The hash of the file when it had this identity. `kind`: "sha256", "git" or "xet"."""
-        if self._database is None or not self._database.is_open:
+        if not self._in_use:
             return None
         key = hash_key(path, kind)
         row = self._hashes.get(key)
@@ -178,7 +242,7 @@ class Journal:
         no time at all. `identified_at` is when the identity was taken (seconds since the epoch); by
         default now.
         """
-        if self._database is None or not self._database.is_open:
+        if not self._in_use:
             return
         now = self._clock()
         seen = now if identified_at is None else identified_at
@@ -313,41 +377,46 @@ class Journal:
     # Housekeeping
 
     def expire(self, within: float = math.inf) -> int:
-        """Forget what is too old to be useful; returns how many hashes, uploads and commits.
+        """Forget what is too old to be useful; returns how many hashes, uploads and commits: none
+        as long as the database has not been needed.
 
         After `within` seconds, or when the journal is closed meanwhile, the rest is left for next
         time. Times far in the future come from a wrong clock, and are removed as well.
         """
         if self._database is None:
             return 0
+        database = self._database
         deadline = time.monotonic() + within
         gone = 0
         while some := self._write(partial(tables.expire_some, now=self._clock())) or 0:
             gone += some
             if time.monotonic() >= deadline or self._closing.wait(_CLEANUP_PAUSE):
                 break
-        while gone and self._database.compact_some():
+        else:
+            note_cleaned(database.path)
+        while gone and database.compact_some():
             if time.monotonic() >= deadline or self._closing.wait(_CLEANUP_PAUSE):
                 return gone
         if gone:
-            self._database.compact()
+            database.compact()
         return gone
 
     def clear(self) -> int:
         """Forget everything, including files set aside as damaged; returns how many entries that
         were."""
-        if self._database is None:
+        database = self._opened()
+        if database is None:
             return 0
         self.flush()
         gone = self._write(tables.clear, durable=True) or 0
-        self._database.compact()
+        database.compact()
         with contextlib.suppress(OSError):
-            gone += forget_aside(self._database.path)
+            gone += forget_aside(database.path)
         return gone
 
     def flush(self) -> None:
         """Returns when everything is written."""
-        if self._database is not None and self._database.is_open:
+        if self._in_use:
             self._hashes.flush()
 
     def entries(self) -> list[Entry]:
@@ -367,7 +436,8 @@ class Journal:
         )
 
     def _read(self, work: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> T | None:
-        return None if self._database is None else self._database.read(work, at_once=at_once)
+        database = self._opened()
+        return None if database is None else database.read(work, at_once=at_once)
 
     def _write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T | None:
         return self._begin_write(work, durable=durable).result()
@@ -375,7 +445,7 @@ class Journal:
     def _begin_write(
         self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False
     ) -> Future[T | None]:
-        if self._database is not None and self._database.is_open:
+        if self._opened() is not None and self._in_use:
             return self._writer.add(work, durable=durable)
         nothing: Future[T | None] = Future()
         nothing.set_result(None)
@@ -385,6 +455,10 @@ class Journal:
         self, work: Callable[[sqlite3.Connection], list[Any]], durable: bool
     ) -> list[Any] | None:
         return None if self._database is None else self._database.write(work, durable=durable)
+
+
+def _warn_of_none(reason: str | None) -> None:
+    logger.warning("no resume journal: %s; the push goes on without", reason)
 
 
 class NullJournal(Journal):

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileIdentity
 from asyncpush.redaction import without_user
+
+if TYPE_CHECKING:
+    import sqlite3
 
 HashRecord: TypeAlias = tuple[str, FileIdentity, str, str]
 """Path, identity, kind, oid."""

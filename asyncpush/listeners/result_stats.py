@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from asyncpush.events import (
     FileHashed,
+    FileStored,
     PartProgress,
     PartStored,
     PushFailed,
@@ -18,6 +19,7 @@ from asyncpush.events import (
     RequestStarted,
     RetryScheduled,
 )
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Activity
 
 SLICES = 128
@@ -25,6 +27,10 @@ SLICES = 128
 FIRST_REPORT = 0.2
 """The bytes of a part's first progress event count as sent evenly over so many seconds before
 it."""
+
+SAME_TIME = 0.002
+"""Progress of several parts within so many seconds is distributed together: hundreds of small files
+move in one report of a transfer."""
 
 
 class RetryTally:
@@ -47,6 +53,16 @@ _Attempt: TypeAlias = tuple[str, float, int]
 """A request that is under way: its call, when it started, and the bytes of its body."""
 
 
+@dataclass(slots=True)
+class _Moment:
+    """Bytes sent from `start` to `end` by several parts, and the sum of the seconds they took."""
+
+    start: float
+    end: float
+    amount: int = 0
+    seconds: float = 0.0
+
+
 class ActivityTally:
     """Distributes activity over slices of time. Memory is bounded by what is in flight."""
 
@@ -56,6 +72,7 @@ class ActivityTally:
             PushStarted,
             PartProgress,
             PartStored,
+            FileStored,
             RequestStarted,
             RequestFinished,
             RequestFailed,
@@ -74,6 +91,8 @@ class ActivityTally:
         self._attempts: dict[str, _Attempt] = {}
         self._part_requests = 0
         self._positions: dict[tuple[str, int], tuple[int, float]] = {}
+        self._moment: _Moment | None = None
+        """What was sent last, not distributed yet."""
 
     def on_event(self, record: Record) -> None:
         if self._began is None:
@@ -89,6 +108,8 @@ class ActivityTally:
                 known = self._positions.pop((event.path, event.part_number), None)
                 if known is None and not event.resumed:  # so small that it made no progress events
                     self._sent.spread(now - FIRST_REPORT, now, event.size)
+            case FileStored() as event:  # Xet's files have one part, and no `PartStored`
+                self._positions.pop((event.path, 1), None)
             case RequestStarted() as event:
                 self._attempts[record.span_id] = event.call, now, event.bytes_out
                 self._part_requests += event.call == "part"
@@ -98,12 +119,13 @@ class ActivityTally:
                 self._ended(record.span_id, now, failed=True)
             case FileHashed() as event:
                 seconds = event.elapsed_ms / 1000
-                self._spent("hash", now - seconds, now)
+                self._spent("hash", now - seconds, now, seconds)
             case RetryScheduled() as event:
-                self._spent("wait", now, now + event.delay)
+                self._spent("wait", now, now + event.delay, event.delay)
 
     def activity(self) -> Activity:
         """The activity up to now: slices of one width that cover the whole time."""
+        self._add_moment()
         self._sent.spread(self._now, self._now, 0)  # all of the time that has passed
         series = [self._sent, *self._busy.values()]
         width = max(each.width for each in series)
@@ -119,11 +141,24 @@ class ActivityTally:
         before, since = self._positions.get(key, (0, max(0.0, now - FIRST_REPORT)))
         if event.sent < before:  # tried again, from its beginning
             before = 0
+        own_requests = not self._part_requests  # the transfer makes requests of its own
         self._positions[key] = (event.sent, now)
         if event.sent > before:
-            self._sent.spread(since, now, event.sent - before)
-            if not self._part_requests:  # the transfer makes requests of its own
-                self._spent("send", since, now)
+            self._add_sent(since, now, event.sent - before, now - since if own_requests else 0.0)
+
+    def _add_sent(self, start: float, end: float, amount: int, seconds: float) -> None:
+        last = self._moment
+        if last is None or end - last.end > SAME_TIME or abs(start - last.start) > SAME_TIME:
+            self._add_moment()
+            last = self._moment = _Moment(start, end)
+        last.amount += amount
+        last.seconds += seconds
+
+    def _add_moment(self) -> None:
+        last, self._moment = self._moment, None
+        if last is not None:
+            self._sent.spread(last.start, last.end, last.amount)
+            self._spent("send", last.start, last.end, last.seconds)
 
     def _ended(self, span_id: str, now: float, *, failed: bool) -> None:
         attempt = self._attempts.pop(span_id, None)
@@ -132,16 +167,17 @@ class ActivityTally:
         call, started, bytes_out = attempt
         self._part_requests -= call == "part"
         kind = "send" if call == "part" else "commit" if call == "commit" else "call"
-        self._spent("retry" if failed and kind != "call" else kind, started, now)
+        what = "retry" if failed and kind != "call" else kind
+        self._spent(what, started, now, now - started)
         if kind == "commit" and not failed:
             self._sent.spread(started, now, bytes_out)
 
-    def _spent(self, kind: str, start: float, end: float) -> None:
-        if end > start:
+    def _spent(self, kind: str, start: float, end: float, seconds: float) -> None:
+        if end > start and seconds > 0:
             slices = self._busy.get(kind)
             if slices is None:
                 slices = self._busy[kind] = TimeBins(SLICES)
-            slices.spread(start, end, end - start)
+            slices.spread(start, end, seconds)
 
 
 def _cut(sums: tuple[float, ...], count: int) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ Receipts have a JSON form for the machine that commits them."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -305,8 +305,9 @@ class Receipt:
         )
 
 
-def receipts_to_json(receipts: list[Receipt]) -> bytes:
-    """Receipts as one JSON document: what `asyncpush upload --receipts` writes.
+def receipts_to_json(receipts: Iterable[Receipt]) -> bytes:
+    """Receipts as one JSON document: what `asyncpush upload --receipts` writes. Raises `TypeError`
+    for anything else.
 
     Example:
         >>> oid = "9e26dfeeb6e641a33dae4961196235bdb965b21b"
@@ -316,7 +317,12 @@ def receipts_to_json(receipts: list[Receipt]) -> bytes:
     """
     import orjson
 
-    return orjson.dumps({"version": 1, "receipts": [receipt.to_json() for receipt in receipts]})
+    rows = []
+    for receipt in receipts:
+        if not isinstance(receipt, Receipt):
+            raise TypeError(f"a receipt was expected, not {type(receipt).__name__}")
+        rows.append(receipt.to_json())
+    return orjson.dumps({"version": 1, "receipts": rows})
 
 
 def receipts_from_json(text: bytes) -> list[Receipt]:

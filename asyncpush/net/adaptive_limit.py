@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import TypeAlias
@@ -255,7 +255,7 @@ class AdaptiveLimit:
         self._maximum = maximum
         self._limit = min(START, maximum)
         self._in_flight = self._large = self._begun = 0
-        self._held: Counter[Hashable] = Counter()  # slots by push, and by push and file
+        self._held: dict[Hashable, int] = {}  # slots by push, and by push and file
         self._waiting: dict[_Holder, deque[asyncio.Event]] = {}
         self._epoch = self._fell_at = 0
         self._count_anew()
@@ -641,7 +641,8 @@ class AdaptiveLimit:
     def _take(self, of: _Holder) -> None:
         self._in_flight += 1
         self._large += not of[2]
-        self._held.update((of, of[0]))
+        for each in (of, of[0]):
+            self._held[each] = self._held.get(each, 0) + 1
         if self._head_start is not None and not of[2] and self._large == 1:
             loop = asyncio.get_running_loop()
             loop.call_later(HEAD_START, self._end_head_start, self._head_start)
@@ -668,12 +669,15 @@ class AdaptiveLimit:
             ready = [of for of in self._waiting if free[of[2]] or self._is_due(of)]
             if not ready:
                 return
-            held = self._held
-            of = ready[0] if len(ready) == 1 else min(ready, key=lambda of: (held[of[0]], held[of]))
+            of = ready[0] if len(ready) == 1 else min(ready, key=self._slots_of)
             self._take(of)
             slot = self._waiting[of][0]
             self._remove(of, slot)
             slot.set()
+
+    def _slots_of(self, of: _Holder) -> tuple[int, int]:
+        """How many slots its push holds, and of these its file."""
+        return self._held.get(of[0], 0), self._held.get(of, 0)
 
     def _is_free(self, small: bool) -> bool:
         if small or self._refused:
@@ -695,7 +699,7 @@ class AdaptiveLimit:
         """Whether a part may exceed the limit because its push has none in flight: all slots may be
         held by a push whose source is slow or hangs. No part exceeds the limit once the store has
         reported an overload."""
-        return not self._held[of[0]] and self._in_flight < self._maximum and not self._refused
+        return of[0] not in self._held and self._in_flight < self._maximum and not self._refused
 
     def _remove(self, of: _Holder, slot: asyncio.Event) -> None:
         queue = self._waiting[of]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -372,8 +373,20 @@ def _store(login: StoredLogin, old_token: str, token_path: Path, *, lasts: bool)
 
 
 def _write_privately(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    write_atomically(path, text.encode(), mode=0o600)
+    """Write a file that only its owner can read. A file that is a mount of its own, as in some
+    containers, cannot be replaced: it is overwritten."""
+    try:
+        write_atomically(path, text.encode(), mode=0o600)
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:
+            raise
+        with open(path, "r+b") as file:
+            with contextlib.suppress(OSError):
+                os.chmod(path, 0o600)
+            file.write(text.encode())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _try_lock(path: Path) -> int | None:

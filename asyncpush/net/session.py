@@ -36,6 +36,7 @@ from asyncpush.protocol import urls
 from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
 from asyncpush.protocol.http import HubRequest, HubResponse, protocol_error
+from asyncpush.protocol.lfs import VERIFY
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 T = TypeVar("T")
@@ -45,9 +46,13 @@ LIGHT_TIMEOUT = 30.0
 has not answered by then, it has more likely lost the request than is still working on it."""
 
 API_CALLS_IN_FLIGHT = 16
-"""Each LFS object ends with a request of its own (verify). With only eight at once, 500 small
-objects at 30 ms latency mostly waited for these. When the Hub's quota runs low, the pacer spreads
-them out."""
+"""Requests to the Hub at once. When its quota runs low, the pacer spreads them out."""
+
+VERIFIES_IN_FLIGHT = 32
+"""Each LFS object ends with a request of its own (verify), so there are as many of these as there
+are small parts in flight. With 16 at once, 500 small objects at 30 ms latency mostly waited for
+them. Their limit is their own: other requests, on which the next objects depend, do not wait behind
+them."""
 
 REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
@@ -119,6 +124,8 @@ class HubSession:
         )
         self.created: Creations = Creations(clock)
         self._api_calls = asyncio.Semaphore(calls_in_flight)
+        few = calls_in_flight < API_CALLS_IN_FLIGHT  # so few file descriptors are left
+        self._verifies = self._api_calls if few else asyncio.Semaphore(VERIFIES_IN_FLIGHT)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
         self._closed = False
@@ -204,7 +211,7 @@ class HubSession:
         urls.check_target(this.url, self.endpoint, self.config.allowed_hosts or ())
         own = urls.same_origin(this.url, self.endpoint)
         asked = self._clock()
-        async with self._api_calls if this.request.queued else nullcontext():
+        async with self._queue_for(this.request):
             # Looked at here: limits may have been announced while the request was queued.
             if own and not self.pacer.is_open:
                 await self.pacer.wait(
@@ -230,6 +237,11 @@ class HubSession:
             raise _of_answer(exc, response) from exc.__cause__
         self._finished(this, response, describe(value) if describe and this.events.detailed else {})
         return value
+
+    def _queue_for(self, request: HubRequest) -> AbstractAsyncContextManager[None]:
+        if not request.queued:
+            return nullcontext()
+        return self._verifies if request.call == VERIFY else self._api_calls
 
     async def _with_fresh_token(self, this: Exchange, *, own: bool) -> HubResponse:
         """Send the request once; after a 401, get a new token and send it once more."""
@@ -465,7 +477,7 @@ async def _read_whole(answer: aiohttp.ClientResponse, on_piece: Callable[[int], 
             f"the answer is compressed ({encoding[:40]}) although that was not requested"
         )
     pieces, size = [], 0
-    async for piece in answer.content.iter_any():
+    while piece := await answer.content.readany():
         size += len(piece)
         on_piece(size)
         if size > ANSWER_LIMIT:

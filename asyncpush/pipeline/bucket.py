@@ -19,7 +19,13 @@ import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each, sized_batches
 from asyncpush.concurrency.threads import in_thread
-from asyncpush.errors import AsyncPushError, HubError, RepoNotFoundError, SourceChangedError
+from asyncpush.errors import (
+    AsyncPushError,
+    HubError,
+    RepoNotFoundError,
+    SourceChangedError,
+    SourceError,
+)
 from asyncpush.events import FileRouted, FilesPlanned, RetryScheduled, TransferChosen
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt, SyncFailure
@@ -38,6 +44,8 @@ from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOp
 from asyncpush.protocol.failures import may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
+from asyncpush.sources.byte_sources import Reader
+from asyncpush.sources.byte_sources import changed as changed_source
 from asyncpush.sources.problem_report import ProblemReport
 from asyncpush.sources.single_files import COLLECTED_AGAIN, changes_of
 from asyncpush.transfers.interface import BucketTransfer, BucketUpload, TransferFailedError
@@ -145,6 +153,13 @@ class Bucket:
             asked.add(following)
             request = HubRequest(request.call, "GET", following, fields=request.fields)
 
+    async def one_below(self, folder: str) -> str | None:
+        """A file below a folder, which ends in a slash. None if there is none."""
+        ctx = self._ctx
+        request = buckets.tree_request(ctx.repo, folder)
+        page, _ = await ctx.session.ask(request, buckets.parse_tree, ctx.events)
+        return next((file.path for file in page if file.path.startswith(folder)), None)
+
     async def different(
         self, wanted: Mapping[str, Operation], *, checks: int = CHECKS
     ) -> list[SyncFailure]:
@@ -167,9 +182,9 @@ class Bucket:
     async def apply(
         self, operations: Sequence[Operation], *, first: Sequence[Operation] = ()
     ) -> list[SyncFailure]:
-        """Send operations in batches, several at once; each batch begins with `first`. Operations
-        that the Hub lists as failed are sent again if that may help. Returns the remaining
-        failures.
+        """Send operations in batches, several at once. Each batch begins with those operations of
+        `first` that are in the same folders, or in folders above. Operations that the Hub lists as
+        failed are sent again if that may help. Returns the remaining failures.
 
         When a batch cannot be sent, no other one is started, and those already started are waited
         for. Raises the `HubError` when the bucket was not changed; otherwise it is included in the
@@ -177,19 +192,19 @@ class Bucket:
         """
         failures: list[SyncFailure] = []
 
-        async def send(batch: Sequence[Operation]) -> None:
+        async def send(found: tuple[Sequence[Operation], Sequence[Operation]]) -> None:
+            start, batch = found
             reason = f"not sent: {self.stopped.message}" if self.stopped else ""
             try:
                 if self.stopped is None:
-                    failures.extend(await self._send([*first, *batch]))
+                    failures.extend(await self._send([*start, *batch]))
             except HubError as exc:
                 self.stopped = self.stopped or exc
                 reason = exc.message
             if reason:
                 failures.extend(SyncFailure(each.path, reason) for each in batch)
 
-        size = buckets.OPERATIONS_LIMIT - len(first)
-        await for_each(batches(operations, size), send, width=BATCHES_AT_ONCE)
+        await for_each(_batches(operations, first), send, width=BATCHES_AT_ONCE)
         if self.stopped is not None and not self.may_have_changed:
             raise self.stopped
         return failures
@@ -271,6 +286,36 @@ class Bucket:
         return [each for each in failed if not by_path[each.path].shows_in(found)]
 
 
+def folders_of(path: str) -> Iterable[str]:
+    """All folders that contain a path, each with a slash at its end; the outermost one is ""."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield f"{path}/" if path else ""
+
+
+def _batches(
+    operations: Iterable[Operation], first: Iterable[Operation]
+) -> Iterable[tuple[list[Operation], list[Operation]]]:
+    """The operations in batches, each with those of `first` that belong to its folders."""
+    by_folder: dict[str, list[Operation]] = {}
+    for each in first:
+        by_folder.setdefault(next(iter(folders_of(each.path))), []).append(each)
+    start: dict[str, Operation] = {}
+    batch: list[Operation] = []
+    for operation in operations:
+        above = [
+            each for folder in folders_of(operation.path) for each in by_folder.get(folder, ())
+        ]
+        more = sum(each.path not in start for each in above)
+        if batch and len(start) + more + len(batch) >= buckets.OPERATIONS_LIMIT:
+            yield list(start.values()), batch
+            start, batch = {}, []
+        start.update((each.path, each) for each in above)
+        batch.append(operation)
+    if batch:
+        yield list(start.values()), batch
+
+
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:
     """Groups of files that are hashed in one call."""
     return sized_batches(files, most_bytes=HASHED_BYTES, most=HASHED_TOGETHER)
@@ -292,6 +337,27 @@ async def hashes_of(
             f"{ctx.transfers.for_buckets.label} cannot hash the files: {exc.message}",
             suggestion="check that the files can be read, then try again",
         ) from exc
+
+
+def _changes(
+    files: Sequence[FileSource], error: SourceChangedError
+) -> dict[str, SourceChangedError]:
+    """What has happened to each of these files, by path in the repo, after one of them failed with
+    `error`. Those that have not changed yet come last. Blocks."""
+    found: dict[str, SourceChangedError] = {}
+    others: dict[str, SourceChangedError] = {}
+    for file in files:
+        path = file.path_in_repo
+        try:
+            with Reader(file, grown=file.sha256 is not None) as reader:
+                reader.check_unchanged()
+        except SourceChangedError as exc:
+            found[path] = exc
+        except SourceError:
+            found[path] = error  # what is wrong shows when the file is collected again
+        else:
+            others[path] = changed_source(file, "was written to or removed")
+    return {**found, **others}
 
 
 def _may_exist_already(error: HubError) -> bool:
@@ -497,8 +563,8 @@ class BucketStore:
         except SourceChangedError as exc:
             if changed is None or not any(file.may_change for file in files):
                 raise
-            # It failed on one file, and it is not known what it has stored of the others.
-            changed.update((file.path_in_repo, exc) for file in files)
+            # It is not known what the store has of the others: all are sent again.
+            changed.update(await in_thread(ctx.threads, partial(_changes, files, exc)))
             return []
         except TransferFailedError as exc:
             raise AsyncPushError(

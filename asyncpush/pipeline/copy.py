@@ -20,6 +20,7 @@ from asyncpush.models import CARD_NAME, FileSource, Receipt, Repo, SyncResult, U
 from asyncpush.options import PushOptions, SyncOptions
 from asyncpush.pipeline.bucket import Bucket
 from asyncpush.pipeline.changes import WRITTEN_BY_THE_HUB
+from asyncpush.pipeline.checkpoint_sets import MARKER
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
     REVISION_NOT_FOUND,
@@ -204,6 +205,8 @@ async def copy_to_bucket(
     files = [file for file in files if not _is_of_git(file)]
     if not files:
         raise _nothing(f"{source.repo.git_path} has no files but those of git")
+    if source.repo == ctx.repo:
+        await in_thread(ctx.threads, lambda: _check_sets(files))
     regular = [file for file in files if not file.remote.lfs]
     problems = [
         f"{file.remote.path}: in LFS, but not in a Xet store"
@@ -240,6 +243,22 @@ async def copy_to_bucket(
                 " where the token may read the source) can be downloaded and synced to the bucket"
             ) from exc.__cause__
         raise
+
+
+def _check_sets(files: Sequence[CopiedFile]) -> None:
+    """Raise `SourceError` for a complete set that would be copied into itself: its marker is
+    removed before anything in its folder changes, and then cannot be copied."""
+    new = [file.path_in_repo for file in files if file.path_in_repo != file.remote.path]
+    for file in files:
+        folder, _, name = file.remote.path.rpartition("/")
+        below = f"{folder}/" if folder else ""
+        if name == MARKER and any(path.startswith(below) for path in new):
+            raise SourceError(
+                f"the checkpoint set {folder or '/'} cannot be copied into itself",
+                problems=[f"{file.remote.path} would be removed"],
+                suggestion="copy it to a folder outside, or leave out its marker with"
+                f" ignore_patterns={MARKER!r} (--exclude {MARKER}); nothing was changed",
+            )
 
 
 def _is_of_git(file: CopiedFile) -> bool:

@@ -8,10 +8,13 @@ for uploading large files").
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import field
 from functools import partial
+from typing import TypeVar
 
 import anyio
 
@@ -20,6 +23,7 @@ from asyncpush.concurrency.threads import in_thread
 from asyncpush.errors import (
     CommitConflictError,
     HubError,
+    PullRequestClosedError,
     RepoNotFoundError,
     SourceChangedError,
     SourceError,
@@ -34,10 +38,13 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import read_all, read_sample
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
 from asyncpush.sources.paths import folders_above
 from asyncpush.sources.problem_report import ProblemReport
+
+T = TypeVar("T")
 
 REPO_NOT_FOUND = "RepoNotFound"
 REVISION_NOT_FOUND = "RevisionNotFound"
@@ -54,21 +61,32 @@ class Prepared:
     head."""
 
 
-async def prepare(ctx: PushContext, files: tuple[FileSource, ...], early: EarlyModes) -> Prepared:
+async def prepare(
+    ctx: PushContext,
+    files: tuple[FileSource, ...],
+    early: EarlyModes,
+    *,
+    search_leaks: bool = False,
+) -> Prepared:
     """The branch's head. The repo and branch are created if the options allow it.
 
-    Raises `SourceError` when the Hub rejects the card's metadata, before anything is created. The
-    head, and the modes and paths of a small push, are requested at the same time as the card is
-    checked, which saves most pushes two round trips.
+    Raises `SourceError` when the Hub rejects the card's metadata, and with `search_leaks` what
+    `check_leaks` raises, before anything is created. The head, the paths, and the modes of a small
+    push are requested at the same time, which saves most pushes two round trips. Many files are
+    searched at the same time too. Of few, `early` needs the bytes that the search keeps.
     """
     ahead = _EarlyAnswers(early)
+    if search_leaks and not early.paths_only:
+        await check_leaks(ctx, files, keep=True)
     with single_error():
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(check_card), ctx, files)
+            if search_leaks and early.paths_only:
+                group.start_soon(for_group(partial(check_leaks, keep=True)), ctx, files)
             answer = await _ask_head(ctx, ahead)
     head = await ensure_head(ctx, answer, ahead)
     if head is not None:
-        check_branch(ctx, head, ahead.tags)
+        check_branch(ctx, head, ahead.branch)
     return Prepared(head, ahead.skip_path_check)
 
 
@@ -78,19 +96,20 @@ class _EarlyAnswers:
 
     modes: EarlyModes
     skip_path_check: bool = False
-    tags: frozenset[str] = frozenset()
+    branch: Target = field(default_factory=lambda: Target())
 
-    async def ask_tags(self, ctx: PushContext) -> None:
-        self.tags = await tags_of(ctx)
+    async def ask_target(self, ctx: PushContext) -> None:
+        self.branch = await target_of_commits(ctx)
 
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
         older than the head."""
-        if not self.modes.paths or ctx.repo_created:
+        paths = await in_thread(ctx.threads, self.modes.paths)
+        if not paths or ctx.repo_created:
             return
         revision = ctx.options.revision
         try:
-            found = await _conflicts(ctx, self.modes.paths, revision, expected=is_missing)
+            found = await _conflicts(ctx, paths, revision, expected=is_missing)
         except HubError:
             self.skip_path_check = (
                 True  # it only saves an upload, and is made again if the commit is refused
@@ -111,7 +130,7 @@ async def _ask_head(ctx: PushContext, ahead: _EarlyAnswers) -> str | HubError:
         async with anyio.create_task_group() as group:
             group.start_soon(for_group(ahead.modes.ask))
             group.start_soon(for_group(ahead.ask_paths), ctx)
-            group.start_soon(for_group(ahead.ask_tags), ctx)
+            group.start_soon(for_group(ahead.ask_target), ctx)
             try:
                 answer = await observed_head(ctx, ctx.options.revision)
             except HubError as exc:
@@ -166,27 +185,57 @@ async def head_of_branch(ctx: PushContext) -> str | None:
     return await _head_or_new_branch(ctx, looked)
 
 
-async def tags_of(ctx: PushContext) -> frozenset[str]:
-    """The names of the repo's tags; empty if they do not matter or the Hub does not say. Most
-    pushes go to main or a pull request, and need not ask."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is known about the revision to commit to, besides its head."""
+
+    tags: frozenset[str] = frozenset()
+    """The repo's tags."""
+    pull_request: repos.PullRequest | None = None
+
+
+async def target_of_commits(ctx: PushContext) -> Target:
+    """Ask what the revision is. Most pushes go to main and need not ask; what the Hub does not say
+    is left out."""
     revision = ctx.options.revision
-    if revision == DEFAULT_BRANCH or revision.startswith("refs/"):
-        return frozenset()
-    request = repos.refs_request(ctx.repo)
-    try:
-        return await ctx.session.ask(
-            request, repos.parse_tags, ctx.events, expected=lambda error: True, retry=False
-        )
-    except HubError:
-        return frozenset()
+
+    async def ask(request: HubRequest, parse: Callable[[HubResponse], T]) -> T | None:
+        try:
+            return await ctx.session.ask(
+                request, parse, ctx.events, expected=lambda error: True, retry=False
+            )
+        except HubError:
+            return None
+
+    if revision == DEFAULT_BRANCH:
+        return Target()
+    if (found := _PULL_REQUEST.fullmatch(revision)) is not None:
+        request = repos.pull_request_request(ctx.repo, int(found[1]))
+        return Target(pull_request=await ask(request, repos.parse_pull_request))
+    if revision.startswith("refs/"):
+        return Target()
+    return Target(await ask(repos.refs_request(ctx.repo), repos.parse_tags) or frozenset())
 
 
-def check_branch(ctx: PushContext, head: str, tags: frozenset[str]) -> None:
+_PULL_REQUEST = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
+
+
+def check_branch(ctx: PushContext, head: str, target: Target) -> None:
     """Raise `HubError` if the revision, whose commit is `head`, cannot be committed to: the Hub
-    would refuse the commit after all bytes were sent."""
+    would refuse the commit after all bytes were sent. A pull request that was closed or merged
+    would take it, and nobody would see it."""
+    pull = target.pull_request
+    if pull is not None and pull.status in ("closed", "merged"):
+        reopen = "" if pull.status == "merged" else "reopen it, or "
+        raise PullRequestClosedError(
+            f"pull request #{pull.number} has been {pull.status}: nothing was sent",
+            merged=pull.status == "merged",
+            url=ctx.pull_request_url(pull.number),
+            suggestion=f"{reopen}open another one with create_pr=True (--create-pr)",
+        )
     revision = ctx.options.revision
     is_hex = len(revision) >= SHORT_OID and set(revision) <= set("0123456789abcdef")
-    if revision in tags or revision.startswith("refs/tags/"):
+    if revision in target.tags or revision.startswith("refs/tags/"):
         kind = "a tag"
     elif is_hex and same_commit(head, revision):
         kind = "a commit"

@@ -40,7 +40,7 @@ from asyncpush.pipeline.preflight import (
     head_of_branch,
     observed_head,
     prepare,
-    tags_of,
+    target_of_commits,
     warning_of_slow_commit,
 )
 from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, Stored
@@ -86,7 +86,7 @@ class PushRun:
         ctx = self._ctx
         files = await self._planned(collected)
         early = self._early(collected)
-        prepared = await prepare(ctx, files, early)
+        prepared = await prepare(ctx, files, early, search_leaks=True)
         head = prepared.head
         if head is not None:
             head = await head_at_parent(ctx, head)
@@ -173,7 +173,7 @@ class PushRun:
             raise ValueError("upload_files takes no dry_run: use push_to_hub or commit with it")
         files = await self._planned(collected)
         early = self._early(collected)
-        prepared = await prepare(self._ctx, files, early)
+        prepared = await prepare(self._ctx, files, early, search_leaks=True)
         assert prepared.head is not None
         if not prepared.skip_path_check:
             paths = [*_paths_of(files), *_paths_of(collected.streams)]
@@ -188,9 +188,12 @@ class PushRun:
         await self._warn_of_changes(by_path)
         return receipts
 
-    async def commit(self, receipts: Sequence[Receipt]) -> UploadResult:
+    async def commit(self, receipts: Iterable[Receipt]) -> UploadResult:
         """Commit what was stored before, in this process or another one."""
         ctx = self._ctx
+        if not isinstance(receipts, Iterable):
+            raise TypeError(f"receipts must be a list, not of type {type(receipts).__name__}")
+        receipts = list(receipts)
         await in_thread(ctx.threads, lambda: check_receipts(receipts))
         total = sum(receipt.size for receipt in receipts)
         ctx.events.emit(FilesPlanned(len(receipts), total))
@@ -200,7 +203,7 @@ class PushRun:
             raise exc.with_(suggestion=_WHERE_STORED) from exc
         if head is None:
             return self.plan_of(receipts)
-        check_branch(ctx, head, await tags_of(ctx))
+        check_branch(ctx, head, await target_of_commits(ctx))
         head = await head_at_parent(ctx, head)
         content = {receipt.path_in_repo: receipt.content or b"" for receipt in receipts}
 
@@ -354,7 +357,7 @@ class PushRun:
             )
 
     async def _planned(self, collected: CollectedSources) -> tuple[FileSource, ...]:
-        """The files, after the checks that need no answer from the Hub."""
+        """The files, after the checks that need neither their bytes nor the Hub."""
         for notice in collected.notices:
             self._ctx.warn(notice)
         ctx, files = self._ctx, collected.files
@@ -363,8 +366,7 @@ class PushRun:
         ctx.events.emit(FilesPlanned(len(files), total))
         for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
             ctx.warn(warning)
-        await check_leaks(ctx, files, keep=True)
-        return collected.files
+        return files
 
     async def _changes(
         self, stored: Stored, deleted: Sequence[Delete]

@@ -42,19 +42,25 @@ class Candidate:
 
     file: FileSource
     _mode: UploadMode | None = None
-    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_answered: bool = False
+    _answered: asyncio.Event | None = None
+    """Only for who waits: of most files the Hub's answer is known already."""
 
     async def mode(self) -> UploadMode | None:
         """Wait for the Hub's answer. None when the file is not to be stored: it is ignored, goes
         into the commit, or has changed."""
-        await self._answered.wait()
+        if not self._is_answered:
+            self._answered = self._answered or asyncio.Event()
+            await self._answered.wait()
         mode = self._mode
         return None if mode is None or mode.ignored or mode.mode == "regular" else mode
 
     def answer(self, mode: UploadMode | None) -> None:
         """Set the answer; None for a file that has changed."""
         self._mode = mode
-        self._answered.set()
+        self._is_answered = True
+        if self._answered is not None:
+            self._answered.set()
 
 
 class EarlyModes:
@@ -62,20 +68,26 @@ class EarlyModes:
     round trip.
 
     They may be older than the head. They are therefore used only when each file is new in the repo,
-    or known to differ from the repo's: they never make a file count as unchanged.
+    or known to differ from the repo's: they never make a file count as unchanged. Of a larger push
+    only the paths are needed early.
     """
 
     def __init__(self, ctx: PushContext, files: Sequence[FileSource] = ()) -> None:
         self._ctx = ctx
+        self._all_files = files
         self._files = files if len(files) <= commits.PREUPLOAD_LIMIT else ()
         self._starts: list[tuple[bytes, str | None]] | None = None
         self._modes: Mapping[str, UploadMode] | None = None
         self._failure: HubError | None = None
 
     @property
+    def paths_only(self) -> bool:
+        """Whether the push is so large that `ask` does nothing."""
+        return bool(self._all_files) and not self._files
+
     def paths(self) -> list[str]:
-        """The paths of the requested files."""
-        return [file.path_in_repo for file in self._files]
+        """The paths of all files of the push."""
+        return [file.path_in_repo for file in self._all_files]
 
     async def ask(self) -> None:
         """Ask for the modes. A refusal is raised by `check`, once it is known that the repo

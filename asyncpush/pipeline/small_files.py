@@ -67,15 +67,18 @@ class SmallFiles:
         self._group = group
         self._queue = queue
         self._waiting: deque[Candidate] = deque()
+        self._next: tuple[int, int] | None = None
+        """The latest result of `_next_group`, while it holds."""
         self._ahead = 0
 
     def put(self, candidates: Iterable[Candidate]) -> None:
         self._waiting.extend(candidates)
+        self._next = None
         self._advance()
 
     def _advance(self) -> None:
         while self._waiting:
-            count, size = self._next_group()
+            count, size = self._next = self._next or self._next_group()
             if self._ahead and self._ahead + count > AHEAD:
                 return
             keep = self._memory.take(size)
@@ -83,6 +86,7 @@ class SmallFiles:
                 return  # there will be memory when other files of this push are stored
             self._ahead += count
             group = [self._waiting.popleft() for _ in range(count)]
+            self._next = None
             self._group.start_soon(for_group(self._prepare), group, keep)
 
     def _done(self, size: int) -> None:

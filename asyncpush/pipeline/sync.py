@@ -2,8 +2,8 @@
 verifies it.
 
 Batches are not transactions; the order of the steps makes a set of files trustworthy. The marker of
-a complete set is removed first, files are added, then deleted, then verified, and the marker is
-written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
+a complete set is removed first, files are added and verified, then others are deleted, and the
+marker is written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import mimetypes
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 
 from asyncpush.concurrency.task_groups import for_each
@@ -34,6 +34,7 @@ from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (
     Bucket,
     BucketStore,
+    folders_of,
     hashed_together,
     hashes_of,
     in_words,
@@ -51,8 +52,11 @@ from asyncpush.protocol.buckets import (
 )
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
+from asyncpush.sources.problem_report import ProblemReport
 
 LOOKUPS_AT_ONCE = 64
+
+_CONFLICTS = "files and folders of the same name"
 
 TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
 """The years 1 to 9999, in milliseconds since the epoch: the times that a listing can show."""
@@ -138,6 +142,7 @@ class SyncRun:
         there = await self._there(collected)
         unchanged = await self._unchanged(collected.files, there)
         extra = self._extra(collected, there)
+        await self._warn_of_conflicts(collected, there, extra)
         if self._options.dry_run:
             copied = self._copied.items()
             unchanged |= {path: add.xet_hash for path, add in copied if add.shows_in(there)}
@@ -194,21 +199,21 @@ class SyncRun:
         yield from self._copied
 
     async def _there(self, collected: CollectedSources) -> dict[str, BucketFile]:
-        """The bucket's files at the paths of the source and of markers; with `delete`, all files
-        below the address."""
+        """The bucket's files at the paths of the source, its folders and markers; with `delete`,
+        all files below the address."""
         folders = {self._folder}
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
-            folders |= set(_folders_of(self._folder))  # the sets that the file may belong to
-            others = [*_markers(folders), *(p for p in self._paths(collected) if p not in there)]
-            there |= await self._bucket.files(others)
+            folders |= set(folders_of(self._folder))  # the sets that the file may belong to
+            others = {*_markers(folders), *_without_slash(folders), *self._paths(collected)}
+            there |= await self._bucket.files([path for path in others if path not in there])
             return there
         paths = list(self._paths(collected))
 
         def names() -> list[str]:
             for path in paths:
-                folders.update(_folders_of(path))
-            return list({*paths, *_markers(folders)})
+                folders.update(folders_of(path))
+            return list({*paths, *_markers(folders), *_without_slash(folders)})
 
         return await self._bucket.files(await in_thread(self._ctx.threads, names))
 
@@ -253,6 +258,33 @@ class SyncRun:
                 settle(file, xet_hash, cached=False)
         return found
 
+    async def _warn_of_conflicts(
+        self, collected: CollectedSources, there: dict[str, BucketFile], extra: Sequence[str]
+    ) -> None:
+        """Warn where the bucket would have a file and a folder of the same name. It takes both, but
+        then it cannot be downloaded. For a folder that becomes a file, this needs the whole listing
+        (`delete`), or a single file as the source."""
+
+        def find() -> tuple[str, ...]:
+            report = ProblemReport()
+            kept = there.keys() - set(extra)
+            folders = {folder[:-1]: path for path in kept for folder in folders_of(path)}
+            for path in self._paths(collected):
+                for folder in folders_of(path):
+                    if folder[:-1] in kept:
+                        report.notice(_CONFLICTS, _conflict(folder[:-1], path))
+                if path in folders:
+                    report.notice(_CONFLICTS, _conflict(path, folders[path]))
+            return report.notices
+
+        for notice in await in_thread(self._ctx.threads, find):
+            self._ctx.warn(notice)
+        if collected.one_file and not self._options.delete:
+            for path in self._paths(collected):
+                below = None if path in there else await self._bucket.one_below(f"{path}/")
+                if below is not None:
+                    self._ctx.warn(_conflict(path, below))
+
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: those below the address that the patterns select and the source does
         not have."""
@@ -283,7 +315,7 @@ class SyncRun:
         files = {file.path_in_repo: file for file in collected.files}
 
         def take(path: str, size: int, xet_hash: str) -> None:
-            kind = mimetypes.guess_type(path)[0]
+            kind = _content_type(path)
             file = store.collected_again.get(path) or files.get(path)
             mtime = _mtime(file) or int(time.time() * 1000)
             done.adds[path] = AddFile(path, size, xet_hash, mtime, kind)
@@ -352,10 +384,14 @@ class SyncRun:
         ctx.events.emit(CommitStarted(len(adds) + len(late), len(extra), None))
         markers = await self._remove_markers(removed)
         self._raise_failures(await self._bucket.apply(adds, first=markers))
-        self._raise_failures(await self._bucket.apply(done.deleting))
+        wanted: dict[str, Operation] = {p: a for p, a in done.adds.items() if a not in late}
+        if done.deleting:
+            if options.verify:  # before anything is deleted that may be the only copy
+                self._raise_failures(await self._bucket.different(wanted))
+            self._raise_failures(await self._bucket.apply(done.deleting, first=markers))
+            wanted = {each.path: each for each in done.deleting}
         if options.verify:
-            lasting = {p: a for p, a in done.adds.items() if a not in late}
-            await self._verify({**lasting, **{each.path: each for each in done.deleting}})
+            await self._verify(wanted)
         if late:
             self._raise_failures(await self._bucket.apply(late))
             if options.verify:
@@ -369,7 +405,7 @@ class SyncRun:
         """The markers of all sets that contain any of these files."""
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
-            folders |= set(_folders_of(path))
+            folders |= set(folders_of(path))
         found = {path for path in _markers(folders) if path in there}
         return sorted(found.union(self._being_removed(there)))
 
@@ -377,21 +413,25 @@ class SyncRun:
         """Notes saying that a set with these files was being removed: the next removal would
         continue it, although the files have not changed."""
         adds = self._done.adds
-        folders = {folder for path in adds for folder in _folders_of(path)}
+        folders = {folder for path in adds for folder in folders_of(path)}
         notes = (folder + PRUNED for folder in folders)
         return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
         """Remove the markers of all sets that contain any of these files, before anything else
-        changes. Returns the operations that remove them: they go into each later batch as well, in
-        case another writer completes the same set in the meantime."""
+        changes. Returns the operations that remove them: they go into later batches for these sets
+        as well, in case another writer completes the same set in the meantime."""
         markers: dict[str, Operation] = {path: DeleteFile(path) for path in found}
         self._raise_failures(await self._bucket.apply(list(markers.values())))
         self._raise_failures(await self._bucket.different(markers))
         own = self._marker if self._options.complete_marker else None
+        report = ProblemReport()
         for path in found:
             if path.endswith(MARKER) and path != own:
-                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+                text = f"{path} was removed: the set that it lists has changed"
+                report.notice("markers that were removed", text)
+        for notice in report.notices:
+            self._ctx.warn(notice)
         if own is not None:
             markers[own] = DeleteFile(own)
         return list(markers.values())
@@ -422,9 +462,16 @@ class SyncRun:
         failures += (await self._unexpected())[1]
         if failures:
             with contextlib.suppress(HubError):  # readers compare the set with its marker as well
-                await self._bucket.apply([DeleteFile(self._marker)])
+                await self._remove_own(marker)
         self._raise_failures(failures)
         done.marker = self._marker
+
+    async def _remove_own(self, marker: AddFile) -> None:
+        """Remove the marker, unless another writer has completed the set with a marker of its own
+        since."""
+        there = (await self._bucket.files([marker.path])).get(marker.path)
+        if there is None or there.holds(marker.size, marker.xet_hash):
+            await self._bucket.apply([DeleteFile(marker.path)])
 
     async def _unexpected(self) -> tuple[list[str], list[SyncFailure]]:
         """With `delete`: all other files that are now below the address, and failures for those
@@ -508,11 +555,25 @@ class SyncRun:
         )
 
 
-def _folders_of(path: str) -> Iterable[str]:
-    """All folders that contain a path, including the outermost one, ""."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield f"{path}/" if path else ""
+def _content_type(path: str) -> str | None:
+    stem, dot, ending = path.rpartition("/")[2].partition(".")
+    return _type_of(dot + ending) if stem else None  # `.json` is a name without an ending
+
+
+@lru_cache(maxsize=256)
+def _type_of(ending: str) -> str | None:
+    return mimetypes.guess_type(f"name{ending}")[0]
+
+
+def _without_slash(folders: Iterable[str]) -> Iterable[str]:
+    return (folder[:-1] for folder in folders if folder)
+
+
+def _conflict(path: str, inside: str) -> str:
+    return (
+        f"{path!r} is a file in the bucket and also the folder of {inside!r}: no file system can"
+        " hold both; remove one of them from the bucket"
+    )
 
 
 def _markers(folders: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from asyncpush.errors import HubError, printable
 from asyncpush.lazy_dataclass import dataclass
@@ -34,6 +34,9 @@ from asyncpush.protocol.http import (
 TRANSFERS = ("basic", "multipart")
 """The transfers that we offer, by their names in the batch request."""
 
+VERIFY = "verify"
+"""The name of the verify request in events. There is one for each object that was sent."""
+
 BATCH_LIMIT = 256
 """Objects in one batch request."""
 
@@ -55,9 +58,9 @@ OTHER_KEYS = 100
 """The most entries of an upload action's header that are not part URLs."""
 
 
-@dataclass(frozen=True, slots=True)
-class LfsObject:
-    """An object, identified by its sha256; `size` is bytes."""
+class LfsObject(NamedTuple):
+    """An object, identified by its sha256; `size` is bytes. It is a key of several dicts, and a
+    tuple is hashed in C."""
 
     oid: str
     size: int
@@ -291,7 +294,7 @@ def verify_request(url: str, item: LfsObject, **fields: Any) -> HubRequest:
     """LFS's own check that an object arrived completely. Unlike the other two requests it is plain
     JSON, as the official client sends it."""
     body = {"oid": item.oid, "size": item.size}
-    return post_json("verify", url, body, oid=item.oid, **fields)
+    return post_json(VERIFY, url, body, oid=item.oid, **fields)
 
 
 _MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')

@@ -19,6 +19,7 @@ import anyio
 from anyio import to_thread
 
 from asyncpush.concurrency.task_groups import descriptors_left, each_affordable, for_each
+from asyncpush.errors import SourceError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileIdentity, FileSource, PathSource, Source
 from asyncpush.options import PushOptions, parse_size
@@ -507,9 +508,14 @@ def _card_of(card: object) -> tuple[str | None, bytes]:
     if not card.strip():
         raise UnusableError("is empty")
     if "\n" not in card and len(card) <= PATH_LIMIT:
-        path = absolute_path(card)
+        try:
+            path = absolute_path(card)
+        except SourceError:  # it is text, or a file that cannot be found
+            path = card
         if os.path.isfile(path):
             return path, b""
+        if os.path.isdir(path):
+            raise UnusableError(f"names a folder, {path!r}: give a file or text")
         if card.lower().endswith(".md"):
             raise UnusableError(f"names a file, {path!r}, that does not exist")
     try:

@@ -23,7 +23,8 @@ def normalise_path(path: str) -> str:
     >>> normalise_path(".\\weights\\model.bin")
     'weights/model.bin'
     """
-    path = path.replace("\\", "/")
+    if "\\" in path:
+        path = path.replace("\\", "/")
     while path.startswith("./"):
         path = path[2:]
     return path
@@ -162,6 +163,8 @@ class PatternFilter:
         self._ignore_below = _matchers(pattern for pattern in ignore or () if pattern[-1:] == "*")
 
     def __call__(self, path: str) -> bool:
+        if self._allow is None and not self._ignore:
+            return True
         path = path.replace("\\", "/")
         if self._allow is not None and not any(match(path) for match in self._allow):
             return False

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import NamedTuple
 
-from asyncpush.errors import SourceChangedError, os_reason
+from asyncpush.errors import SourceChangedError, SourceError, os_reason
 from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.sources.byte_sources import Reader, changed, is_there, open_for_reading
 from asyncpush.sources.problem_report import ProblemReport
@@ -42,14 +42,23 @@ class UnusableError(Exception):
 
 def absolute_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
     """`path` as an absolute path; `~` is the home directory. Raises `ValueError` for an empty path,
-    as a variable that was never set may hold: it would be the current folder."""
+    as a variable that was never set may hold: it would be the current folder. Raises `SourceError`
+    for a relative path if the current folder has been deleted."""
     text = os.path.expanduser(os.fsdecode(path))
     if not text:
         raise ValueError("an empty path names no file or folder")
-    if os.pardir in PurePath(text).parts:
-        # abspath would remove `link/..`, but `..` of a linked folder is another folder.
-        return os.path.join(os.getcwd(), text)
-    return os.path.abspath(text)
+    try:
+        if os.pardir in PurePath(text).parts:
+            # abspath would remove `link/..`, but `..` of a linked folder is another folder.
+            return os.path.join(os.getcwd(), text)
+        return os.path.abspath(text)
+    except FileNotFoundError as exc:
+        problem = f"{text!r} cannot be found: the current folder has been deleted"
+        raise SourceError(
+            problem,
+            problems=[problem],
+            suggestion="change to a folder that exists (`cd`), or give an absolute path",
+        ) from exc
 
 
 def status_of(path: str) -> os.stat_result:
@@ -101,8 +110,8 @@ def path_of(file: object) -> str | None:
     raw = getattr(file, "raw", file)
     if type(raw) is not io.FileIO or not isinstance(raw.name, str | bytes):
         return None
-    path = os.path.abspath(os.fsdecode(raw.name))
     try:
+        path = os.path.abspath(os.fsdecode(raw.name))
         file.flush()  # include what was written through this object
         held, named = os.fstat(raw.fileno()), os.stat(path)
         if stat.S_ISREG(held.st_mode):

@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -34,6 +35,7 @@ from anyio import to_thread
 
 from asyncpush.concurrency.threads import is_cancelled, wait_until_done
 from asyncpush.errors import SourceError, os_reason
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.own_files import CAN_LOCK, lock_file
 from asyncpush.sources.walk import SCRATCH_PREFIX
@@ -289,14 +291,23 @@ async def _write(file: BinaryIO, *pieces: bytes | memoryview) -> None:
 async def _chunks(
     path_in_repo: str, stream: AsyncIterable[bytes] | BinaryIO
 ) -> AsyncGenerator[memoryview]:
-    """The pieces that `stream` gives, each checked. Its failures become `SourceError`."""
+    """The pieces that `stream` gives, each checked. Its failures become `SourceError`, and so does
+    a stream that was read before and cannot be read from its beginning again."""
     iterator: AsyncIterator[object] | None = None
+    before = _earlier.get(id(stream))
+    if before is not None and not before.ended:
+        raise _read_before(path_in_repo, "was read in part before")
+    reading: _Reading | None = None
     try:
         while True:
             try:
                 iterator = iterator or _iterate(stream)
                 piece = await anext(iterator)
             except StopAsyncIteration:
+                if reading is not None:
+                    reading.ended = True
+                elif before is not None:
+                    raise _read_before(path_in_repo, "was read to its end before") from None
                 return
             except (Exception, asyncio.CancelledError) as exc:
                 if isinstance(exc, asyncio.CancelledError) and is_cancelled():
@@ -305,6 +316,8 @@ async def _chunks(
                 message = f"{path_in_repo!r} is a stream that failed: {reason}"
                 raise SourceError(message, problems=[message]) from exc
             chunk = _as_bytes(path_in_repo, piece)
+            if reading is None and chunk.nbytes and _can_be_read_once(stream):
+                reading = _note_reading(stream)
             yield chunk
             chunk.release()  # a producer that reuses one buffer can resize it again
     finally:
@@ -316,6 +329,47 @@ async def _chunks(
                 contextlib.suppress(Exception),
             ):
                 await iterator.aclose()
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """That bytes of a stream were read, and whether to its end."""
+
+    ended: bool = False
+
+
+_earlier: dict[int, _Reading] = {}
+"""What was read of each stream that can be read only once, by its id, for as long as it exists. A
+second push of it would silently commit the rest, or an empty file."""
+
+
+def _note_reading(stream: object) -> _Reading | None:
+    """None for an object that cannot be followed to its end."""
+    key = id(stream)
+    if (reading := _earlier.get(key)) is not None:
+        reading.ended = False
+        return reading
+    with contextlib.suppress(TypeError):  # there are no weak references to it
+        weakref.finalize(stream, _earlier.pop, key, None).atexit = False
+        return _earlier.setdefault(key, _Reading())
+    return None
+
+
+def _can_be_read_once(stream: object) -> bool:
+    """Whether a second reading begins where the first one has ended. An iterator may begin again
+    all the same, which shows when it gives something."""
+    if inspect.iscoroutinefunction(getattr(stream, "read", None)):
+        return not inspect.iscoroutinefunction(getattr(stream, "seek", None))
+    if isinstance(stream, AsyncIterable):
+        return isinstance(stream, AsyncIterator)
+    seekable = getattr(stream, "seekable", None)
+    return seekable is None or not seekable()
+
+
+def _read_before(path_in_repo: str, problem: str) -> SourceError:
+    message = f"{path_in_repo!r} is a stream that {problem}, by another push, dry run or audit"
+    suggestion = "open or create it again for each push"
+    return SourceError(message, problems=[message], suggestion=suggestion)
 
 
 def _as_bytes(path_in_repo: str, piece: object) -> memoryview:

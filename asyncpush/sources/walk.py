@@ -94,7 +94,7 @@ class Walk:
             self.skipped.append(prefix)
             return []
         try:
-            trail = above | self._step(path)
+            trail = above | self._step(path) if self.follow_symlinks else above
             if self.follow_symlinks and trail == above:
                 self.report.notice(
                     "links that form a cycle, skipped",
@@ -105,6 +105,7 @@ class Walk:
             # A folder may have been replaced by a link since its parent was listed. A link is
             # followed only for the folder that the user named, or when the user asked for it.
             through_links = self.follow_symlinks or not prefix
+            base = os.path.join(path, "")
             with _entries(path, through_links=through_links) as entries:
                 for entry in entries:
                     is_folder = _is_folder(entry)
@@ -112,17 +113,13 @@ class Walk:
                     if _always_skipped(entry.name, name):
                         self.skipped.append(name)
                         continue
-                    own_path = os.path.join(path, entry.name)
-                    found.append(_Entry(name, own_path, _is_link(entry), trail))
+                    found.append(_Entry(name, base + entry.name, _is_link(entry), trail))
         except OSError as exc:
             self.report.problem(f"folder {path!r} cannot be listed: {os_reason(exc)}")
         found.sort(reverse=True)
         return found
 
     def _step(self, path: str) -> _Trail:
-        # There are no cycles then, and this saves a system call for each folder.
-        if not self.follow_symlinks:
-            return frozenset()
         status = os.stat(path)
         return frozenset([(status.st_dev, status.st_ino)])
 
@@ -171,4 +168,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_link(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() or (hasattr(entry, "is_junction") and entry.is_junction())
+    if entry.is_symlink():
+        return True
+    return sys.version_info >= (3, 12) and entry.is_junction()

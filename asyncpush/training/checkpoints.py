@@ -174,8 +174,10 @@ class CheckpointPusher:
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {value!r}")
-        if max_waiting < 1:
-            raise ValueError(f"max_waiting must be 1 or more, not {max_waiting!r}")
+        if not isinstance(max_waiting, int) or isinstance(max_waiting, bool) or max_waiting < 1:
+            raise ValueError(f"max_waiting must be a whole number, 1 or more, not {max_waiting!r}")
+        if on_outcome is not None and not callable(on_outcome):
+            raise ValueError(f"on_outcome must be callable, or None, not {on_outcome!r}")
         self.repo_id = repo_id
         self._uploader = uploader
         self._in_bucket = names_bucket(repo_id)
@@ -232,7 +234,7 @@ class CheckpointPusher:
     def _checked(self, options: PushOptions | SyncOptions | None) -> PushOptions | SyncOptions:
         if options is None:
             options = SyncOptions() if self._in_bucket else PushOptions()
-        if self._in_bucket is not isinstance(options, SyncOptions):
+        if not isinstance(options, SyncOptions if self._in_bucket else PushOptions):
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{self.repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
@@ -332,8 +334,10 @@ class CheckpointPusher:
         if name is None and not isinstance(item.source, str | os.PathLike):
             raise ValueError("give the checkpoint a name, such as push(source, name='step-1000')")
         name = _name_of(item.source) if name is None else name
-        if not name or "/" in name or (problem := check_path_in_repo(name)):
-            why = problem if name and "/" not in name else "must be the name of one folder"
+        why = check_path_in_repo(name) if isinstance(name, str) and name else ""
+        if why == "" or any(slash in name for slash in "/\\"):
+            why = "must be the name of one folder"
+        if why is not None:
             raise ValueError(f"the checkpoint's name {name!r} {why}")
         return name
 

@@ -161,6 +161,52 @@ def test_a_second_signal_ends_a_hanging_cleanup(
     assert (ran.code, ran.document["ok"]) == (130, False)
 
 
+LIKE_WINDOWS = """
+import asyncio, signal
+
+def unsupported(*arguments):
+    raise NotImplementedError
+
+loops = asyncio.SelectorEventLoop
+loops.add_signal_handler = loops.remove_signal_handler = unsupported
+del signal.setitimer
+"""
+
+
+@pytest.mark.parametrize("route", ["batch", "paths-info"])
+def test_ctrl_c_without_signal_handlers_of_the_event_loop(
+    route: str, start: Start, stall: Stall, folder: Path, tmp_path: Path
+) -> None:
+    """As on Windows."""
+    if route == "paths-info":
+        stall.route, stall.after = route, "commit"
+    script = tmp_path / "windows.py"
+    script.write_text(f"{LIKE_WINDOWS}\nfrom asyncpush.cli import main\nmain()\n")
+    words = ("push", f"me/windows-{route}", folder, "--json", "--transfer", "lfs")
+    process = start(*words, script=script)
+    assert stall.arrived.wait(PATIENCE)
+    sent = time.monotonic()
+    process.send(signal.SIGINT)
+    ran = process.end()
+    assert time.monotonic() - sent < PROMPTLY
+    assert ran.code == 130
+    output = "nothing was committed" if route == "batch" else "the commit "
+    assert ran.document["error"]["message"].startswith(f"interrupted by SIGINT; {output}")
+    assert "Traceback" not in ran.err
+
+
+def test_a_second_ctrl_c_without_signal_handlers_of_the_event_loop(
+    start: Start, stall: Stall, folder: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "windows.py"
+    script.write_text(f"{LIKE_WINDOWS}\n{HANGING}")
+    process = start("push", "me/hangs-too", folder, "--json", "--transfer", "lfs", script=script)
+    assert stall.arrived.wait(PATIENCE)
+    process.send(signal.SIGINT)
+    ran = process.end()
+    assert (ran.code, ran.document["ok"]) == (130, False)
+
+
 def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,3 +197,25 @@ def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...], cli: Cl
     ran = cli(*words)
     assert ran.code == 2
     assert "an empty path names no file or folder" in " ".join(ran.err.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a current folder cannot be deleted there")
+def test_a_current_folder_that_was_deleted_is_named(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (
+        ("push", "me/m", "."),
+        ("upload", "me/m", ".", "--receipts", tmp_path / "r.json"),
+        ("watch", ".", "me/m"),
+        ("audit", "me/m", "out"),
+    ):
+        ran = cli(*words, "--json")
+        assert ran.document["error"]["type"] == "SourceError"
+        assert "the current folder has been deleted" in ran.document["error"]["message"]
+        assert "absolute path" in ran.document["error"]["suggestion"]
+    ran = cli("push", "me/m", folder, "--timeline", "t.json", "--json")
+    assert ran.code == 2

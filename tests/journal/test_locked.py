@@ -97,6 +97,8 @@ def config(config: UploadConfig, tmp_path: Path) -> UploadConfig:
 
 
 def journal_of(config: UploadConfig) -> Path:
+    """Created here if no push has needed it yet."""
+    Journal.open(Path(config.cache_dir)).close()
     (path,) = Path(config.cache_dir).rglob("journal.sqlite3")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -530,6 +531,34 @@ def after_turns_of_the_loop(count: int, work: Callable[[], object]) -> None:
         loop.call_soon(after_turns_of_the_loop, count - 1, work)
     else:
         work()
+
+
+async def test_a_login_in_a_mounted_file_is_renewed(
+    hub: LocalHub,
+    home: Path,
+    official: Callable[[], str | None],
+    config: UploadConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A file that is a mount of its own, as in some containers, cannot be replaced."""
+    store_login(home, hub.log_in(), expires_at=time.time() + HOUR)
+    with (home / "token").open("a") as file:
+        file.write("\n" * 2000)  # longer than the new one
+    rename = os.replace
+
+    def replace(source: str | Path, target: str | Path) -> None:
+        if Path(target).name == "token":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    renewed = await token_of(hub, config)
+    assert (home / "token").read_text() == renewed
+    assert await asyncio.to_thread(official) == renewed
+    assert stat.S_IMODE(os.stat(home / "token").st_mode) == 0o600
+    assert [name for name in os.listdir(home) if name.startswith(".")] == []
+    assert caplog.text == ""
 
 
 async def test_an_unstorable_renewed_login_warns(

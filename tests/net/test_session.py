@@ -39,8 +39,11 @@ from asyncpush.events import (
 from asyncpush.net import failures
 from asyncpush.net import session as answers
 from asyncpush.net import session as session_module
+from asyncpush.net.credentials import TokenSource
 from asyncpush.net.retry import Attempt
 from asyncpush.net.session import USER_AGENT, HubSession
+from asyncpush.options import UploadConfig
+from asyncpush.protocol import lfs
 from asyncpush.protocol.http import HubRequest, HubResponse, StreamBody, json_object, post_json
 from tests.fake_clock import FakeClock
 from tests.net.helpers import (
@@ -639,6 +642,38 @@ async def test_sixteen_calls_at_most_are_in_flight(peer: Peer, recorded: EventRe
             await anyio.lowlevel.checkpoint()
         assert len(peer.seen) == 16
         group.cancel_scope.cancel()
+
+
+async def test_verify_calls_have_a_limit_of_their_own(peer: Peer, recorded: EventRecorder) -> None:
+    peer.script(silence)
+    verify = lfs.verify_request(f"{peer.url}/verify", lfs.LfsObject("0" * 64, 1))
+    async with session_to(peer.url) as session, anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(session.ask, verify, whole, recorded.events)
+        await peer.requests(32)
+        group.start_soon(session.ask, ask_for(), whole, recorded.events)
+        await peer.requests(33)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert [request.path for request in peer.seen].count("/verify") == 32
+        group.cancel_scope.cancel()
+
+
+async def test_with_few_descriptors_left_all_calls_share_one_limit(
+    peer: Peer, recorded: EventRecorder
+) -> None:
+    peer.script(silence)
+    verify = lfs.verify_request(f"{peer.url}/verify", lfs.LfsObject("0" * 64, 1))
+    session = HubSession(peer.url, TokenSource("t"), UploadConfig(), calls_in_flight=3)
+    async with anyio.create_task_group() as group:
+        for request in (verify, verify, ask_for(), ask_for(), verify):
+            group.start_soon(session.ask, request, whole, recorded.events)
+        await peer.requests(3)
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert len(peer.seen) == 3
+        group.cancel_scope.cancel()
+    await session.close()
 
 
 # --- a network that is away ---------------------------------------------------------------------

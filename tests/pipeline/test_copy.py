@@ -579,6 +579,18 @@ async def test_the_official_client_copies_the_same_to_a_bucket(
     assert await in_bucket(hub, "me/ours") == theirs
 
 
+async def test_a_marked_set_is_not_copied_into_itself(uploader: Uploader, hub: LocalHub) -> None:
+    whole = SyncOptions(complete_marker=True)
+    await uploader.sync({"a": b"a", "sub/b": b"b"}, f"{BUCKET}/run", whole)
+    before = await in_bucket(hub)
+    with pytest.raises(SourceError, match="run cannot be copied into itself"):
+        await uploader.copy(f"{BUCKET}/run", f"{BUCKET}/run/kept")
+    assert await in_bucket(hub) == before
+    await uploader.copy(f"{BUCKET}/run", f"{BUCKET}/kept/run")  # beside it
+    assert [found.name for found in await uploader.checkpoints_in(f"{BUCKET}/kept")] == ["run"]
+    assert [found.name for found in await uploader.checkpoints_in(BUCKET)] == ["run"]
+
+
 async def test_a_copy_that_a_bucket_refuses_suggests_sync(
     uploader: Uploader, hub: LocalHub, staged: str, faults: FaultLayer
 ) -> None:

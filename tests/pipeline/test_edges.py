@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -14,7 +16,9 @@ from aiohttp.typedefs import Handler
 
 from asyncpush import (
     AuthError,
+    CheckpointPusher,
     HubError,
+    InvalidRepoIdError,
     ProtocolError,
     Push,
     PushOptions,
@@ -25,7 +29,9 @@ from asyncpush import (
     UploadConfig,
     Uploader,
     push_to_hub,
+    receipts_to_json,
 )
+from asyncpush.events import Emitter
 from asyncpush.localhub import LocalHub
 from asyncpush.models import BytesSource, FileSource, Source
 from asyncpush.options import endpoint_in_use, is_true
@@ -475,3 +481,87 @@ async def test_a_message_that_says_nothing_is_replaced(
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"a"}, PushOptions(commit_message=message))
     assert (await commits_of(hub, "me/m"))[0]["title"] == "Upload a.txt with asyncpush"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a current folder cannot be deleted there")
+async def test_a_current_folder_that_was_deleted_is_named(
+    uploader: Uploader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for source in (".", "out", "../out", {"a.txt": "a.txt"}, Path("out")):
+        with pytest.raises(SourceError, match="the current folder has been deleted"):
+            await uploader.push_to_hub("me/m", source)
+        with pytest.raises(SourceError, match="the current folder has been deleted"):
+            await uploader.audit("me/m", source)
+    with pytest.raises(SourceError, match="the current folder has been deleted"):
+        uploader.watch(".", "me/m")
+    async with CheckpointPusher(uploader, "me/m", snapshot=True) as pusher:
+        await pusher.push("out")
+        (failed,) = (await pusher.flush()).outcomes
+    assert "the current folder has been deleted" in str(failed.error)
+
+    held = tmp_path / "a.txt"
+    held.write_bytes(b"2")
+    result = await uploader.push_to_hub(
+        "me/m", {"a.txt": held, "b.txt": b"1"}, PushOptions(model_card="# One line")
+    )
+    assert result.files_uploaded == ("README.md", "a.txt", "b.txt")
+
+
+async def test_values_of_a_wrong_type_are_named(uploader: Uploader, tmp_path: Path) -> None:
+    """Of arguments that no class of settings checks."""
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    wrong: Any = None
+    up: Any = uploader
+    pusher: Any = CheckpointPusher
+    session: Any = Uploader
+    to_json: Any = receipts_to_json
+
+    async def gather(events: Emitter) -> Any:
+        return None
+
+    cases: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: up.push_many([("me/m", {"a": b"1"})]), TypeError, "takes Push objects"),
+        (lambda: up.commit("me/m", "[]"), TypeError, "not of type str"),
+        (lambda: up.commit("me/m", [{"path_in_repo": "a"}]), TypeError, "not of type dict"),
+        (lambda: up.commit("me/m", wrong), TypeError, "not of type NoneType"),
+        (lambda: up.commit_gathered("me/m", gather), TypeError, "not of type NoneType"),
+        (lambda: up.copy(wrong, wrong), InvalidRepoIdError, "not namespace/name"),
+        (lambda: up.doctor(5), InvalidRepoIdError, "not namespace/name"),
+        (lambda: up.watch(wrong, "me/m"), ValueError, "folder must be a path"),
+        (lambda: up.watch(tmp_path, "me/m", {"a": 1}), ValueError, "takes PushOptions"),
+        (lambda: up.watch(tmp_path, "me/m", on_outcome=5), ValueError, "must be callable"),
+        (lambda: pusher(up, "me/m", on_outcome=5), ValueError, "callable"),
+        (lambda: pusher(up, "me/m", max_waiting=1.5), ValueError, "max_waiting"),
+        (lambda: pusher(up, "me/m", {"a": 1}), ValueError, "takes PushOptions"),
+        (lambda: session(TOKEN, uploader.endpoint, {"a": 1}), TypeError, "an UploadConfig"),
+        (lambda: to_json([1]), TypeError, "receipt was expected"),
+    ]
+    for work, error, complaint in cases:
+        with pytest.raises(error, match=complaint):
+            if inspect.isawaitable(made := work()):
+                await made
+
+
+@pytest.mark.parametrize(("path", "size"), [(None, 1), (b"a", 1), ("a", "1"), ("a", 1 << 70)])
+async def test_receipts_without_a_path_or_size_are_named(
+    path: Any, size: Any, uploader: Uploader
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    with pytest.raises(SourceError, match="not a path and a size"):
+        await uploader.commit("me/m", [Receipt(path, size, "0" * 64, "lfs")])
+
+
+async def test_receipts_may_come_from_a_generator(uploader: Uploader) -> None:
+    receipts = await uploader.upload_files("me/m", {"a.txt": b"1", "b.txt": b"2"})
+    result = await uploader.commit("me/m", (receipt for receipt in receipts))
+    assert result.files_uploaded == ("a.txt", "b.txt")
+
+
+async def test_a_folder_is_no_card(uploader: Uploader, tmp_path: Path) -> None:
+    """Its name would be the text of the card."""
+    with pytest.raises(SourceError, match=r"model_card names a folder"):
+        await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(model_card=str(tmp_path)))

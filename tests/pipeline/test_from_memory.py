@@ -31,12 +31,15 @@ from asyncpush import (
 from asyncpush.events import PartStored, TransferChosen
 from asyncpush.localhub import LocalHub
 from tests.cancelling import cancel_promptly
-from tests.conftest import PART_SIZE, TOKEN, open_hub
+from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
 from tests.reading import commits_of, download
 
 RNG = random.Random(2121)
+
+PART_SIZE = 5 << 18
+"""More than is read at once."""
 
 NAME = "model.safetensors"
 
@@ -52,9 +55,9 @@ def weights(dtype: Any, *shape: int) -> Any:
 def model() -> Model:
     """Four parts and a bit; one tensor is not contiguous, one lies across parts."""
     return {
-        "embed": weights(ml_dtypes.bfloat16, 2000, 1500),
-        "turned": weights(np.float16, 1500, 1200).T,
-        "deep": weights(np.float32, 3, 1000, 1000),
+        "embed": weights(ml_dtypes.bfloat16, 1000, 750),
+        "turned": weights(np.float16, 750, 600).T,
+        "deep": weights(np.float32, 3, 500, 500),
         "bias": weights(np.float32, 3),
         "step": np.array(1000),
     }
@@ -80,8 +83,14 @@ def config(config: UploadConfig, recorded: EventRecorder) -> UploadConfig:
 
 
 @pytest.fixture
+async def hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
+    async with open_hub(tmp_path, faults, part_size=PART_SIZE) as hub:
+        yield hub
+
+
+@pytest.fixture
 async def xet_hub(tmp_path: Path, faults: FaultLayer) -> AsyncIterator[LocalHub]:
-    async with open_hub(tmp_path / "xet", faults, xet=True) as hub:
+    async with open_hub(tmp_path / "xet", faults, part_size=PART_SIZE, xet=True) as hub:
         yield hub
 
 
@@ -251,7 +260,7 @@ async def test_stored_tensors_are_not_sent_again(
     assert faults.seen["part"] == sent
 
 
-@pytest.mark.parametrize(("limit", "shards"), [(7_000_000, 3), (1_000, 4), (1, 5)])
+@pytest.mark.parametrize(("limit", "shards"), [(1_750_000, 3), (1_000, 4), (1, 5)])
 async def test_shards_are_those_of_save_pretrained(
     limit: int, shards: int, uploader: Uploader, hub: LocalHub, model: Model
 ) -> None:
@@ -285,7 +294,7 @@ async def test_a_shard_whose_tensors_change_fails_the_push(
 
     faults.hooks["batch"] = train_all
     with pytest.raises(SourceChangedError):
-        await uploader.push_to_hub("me/m", Tensors(model), PushOptions(max_shard_size="7MB"))
+        await uploader.push_to_hub("me/m", Tensors(model), PushOptions(max_shard_size="1750KB"))
     assert len(await commits_of(hub, "me/m")) == 1
 
 

@@ -75,6 +75,15 @@ async def test_a_strict_push_is_refused_before_anything_is_sent(
     assert not faults.seen
 
 
+async def test_a_strict_push_of_many_files_only_looks_while_they_are_searched(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    files = {f"{number}.txt": b"%d" % number for number in range(300)}
+    with pytest.raises(SourceError, match=r"'\.env' looks like a file of credentials"):
+        await uploader.push_to_hub("me/strict", {**files, ".env": b"A=1"}, STRICT)
+    assert set(faults.seen) <= {"revision", "paths-info"}
+
+
 async def test_a_strict_push_of_harmless_files_goes_through(
     uploader: Uploader, write: Callable[..., Path]
 ) -> None:

@@ -22,6 +22,7 @@ from asyncpush import (
     CommitConflictError,
     HubError,
     ProtocolError,
+    PullRequestClosedError,
     PushOptions,
     RateLimitedError,
     Receipt,
@@ -35,7 +36,14 @@ from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import KINDS, FaultLayer, with_body
-from tests.reading import commits_of, download, files_of, head_of, pull_requests_of
+from tests.reading import (
+    change_pull_request,
+    commits_of,
+    download,
+    files_of,
+    head_of,
+    pull_requests_of,
+)
 
 ROUNDS = 20
 
@@ -846,3 +854,37 @@ KINDS["one file left out"] = _left_out
 KINDS["another oid"] = _another_oid
 KINDS["412 as if someone came first"] = _came_first
 KINDS["applied by someone else"] = _applied_by_someone_else
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("action", "status"), [("merge", "merged"), ("close", "closed")])
+async def test_nothing_is_sent_to_a_pull_request_that_has_ended(
+    action: str, status: str, dry_run: bool, hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    receipts = await uploader.upload_files("me/m", {"b.txt": b"2"})
+    to_it = PushOptions(revision="refs/pr/1")
+    assert (await uploader.push_to_hub("me/m", {"a.txt": b"3"}, to_it)).verified
+    await change_pull_request(hub, "me/m", 1, action)
+    faults.seen.clear()
+    options = replace(to_it, dry_run=dry_run)
+    for work in (
+        uploader.push_to_hub("me/m", {"big.bin": b"\0" * 1000}, options),
+        uploader.push_to_hub("hf://me/m@refs/pr/1", {"a.txt": b"4"}, replace(options)),
+        uploader.commit("me/m", receipts, options),
+    ):
+        with pytest.raises(PullRequestClosedError, match=f"#1 has been {status}") as caught:
+            await work
+        assert caught.value.merged is (status == "merged")
+    assert not {"batch", "part", "commit"} & set(faults.seen)
+
+
+async def test_a_hub_that_does_not_show_a_pull_request_is_pushed_to(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    await uploader.push_to_hub("me/m", {"a.txt": b"2"}, PushOptions(create_pr=True))
+    faults.add("discussion", "500", times=99)
+    to_it = PushOptions(revision="refs/pr/1")
+    assert (await uploader.push_to_hub("me/m", {"a.txt": b"3"}, to_it)).verified

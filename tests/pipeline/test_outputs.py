@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 
 from asyncpush import PushOptions, SourceError, UploadConfig, Uploader
+from asyncpush.journal import Journal
 from asyncpush.listeners.jsonl import EVENTS
 from asyncpush.localhub import LocalHub
 from asyncpush.own_files import Announcement, write_atomically
@@ -63,6 +64,7 @@ async def test_no_path_leads_to_the_journal(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], way: str
 ) -> None:
     out = write({"a.txt": "1"})
+    Journal.open(Path(config.cache_dir)).close()
     async with Uploader(TOKEN, hub.url, config) as up:
         journal = Path(config.cache_dir) / "journal"
         database = journal / "journal.sqlite3"

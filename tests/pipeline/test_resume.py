@@ -32,7 +32,7 @@ from asyncpush.transfers.lfs import objects as lfs
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
-from tests.journal.helpers import make_upload
+from tests.journal.helpers import database_file, make_upload
 from tests.reading import commits_of, download
 
 Write = Callable[..., Path]
@@ -352,6 +352,7 @@ async def test_a_push_forgets_uploads_whose_urls_have_expired(
     with Journal.open(Path(config.cache_dir), clock=lambda: time.time() - 86_400) as journal:
         old = make_upload(started_at=time.time() - 86_400, lifetime=3600)
         journal.begin_upload("scope", old)
+    os.utime(database_file(Path(config.cache_dir)), (time.time() - 3601,) * 2)
     async with Uploader(TOKEN, hub.url, config) as uploader:
         await uploader.push_to_hub("me/m", write({"a.txt": b"a"}))
     with Journal.open(Path(config.cache_dir)) as journal:

@@ -155,12 +155,24 @@ async def test_unknown_paths_cost_no_second_look(
     assert round_trips.calls.count("verify_commit") == 2
 
 
-async def test_many_files_are_not_asked_about_beside_the_head(
+async def test_of_many_files_only_the_paths_are_asked_about_beside_the_head(
     far_uploader: Uploader, round_trips: RoundTrips
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"a"})
     round_trips.forget()
     files = {f"{number}.txt": b"%d" % number for number in range(commits.PREUPLOAD_LIMIT + 1)}
     await far_uploader.push_to_hub("me/m", files)
-    assert round_trips.calls[:2] == ["head", "verify_commit"]
+    assert sorted(round_trips.calls[:2]) == ["head", "verify_commit"]
     assert round_trips.calls.count("preupload") == 2
+    assert round_trips.in_a_row == 4, round_trips.calls
+
+
+async def test_a_path_conflict_among_many_files_is_checked_at_the_head(
+    far_uploader: Uploader, round_trips: RoundTrips
+) -> None:
+    await far_uploader.push_to_hub("me/m", {"logs/a": b"a"})
+    round_trips.forget()
+    files = {f"{number}.txt": b"%d" % number for number in range(commits.PREUPLOAD_LIMIT)}
+    with pytest.raises(SourceError, match="it is a folder in the repo"):
+        await far_uploader.push_to_hub("me/m", {**files, "logs": b"l"})
+    assert sorted(round_trips.calls) == ["head", "verify_commit", "verify_commit"]

@@ -254,6 +254,31 @@ async def test_skipped_source_files_are_not_deleted(
         assert {path for path in shown if not path.endswith(".json")} == kept
 
 
+async def test_a_file_and_a_folder_of_the_same_name_are_a_warning(
+    uploader: Uploader, hub: LocalHub
+) -> None:
+    """The bucket takes both, but `hf sync` cannot download them."""
+    await uploader.sync({"state/a": b"a", "log": b"log"}, RUN)
+    below = await uploader.sync({"log/1": b"1"}, RUN)
+    assert below.warnings == (
+        "'run/log' is a file in the bucket and also the folder of 'run/log/1': no file system can"
+        " hold both; remove one of them from the bucket",
+    )
+    above = await uploader.sync(b"state", f"{RUN}/state")
+    assert [each.split(":")[0] for each in above.warnings] == [
+        "'run/state' is a file in the bucket and also the folder of 'run/state/a'"
+    ]
+    both = SyncOptions(delete=True, ignore_patterns="log/*", dry_run=True)
+    kept = await uploader.sync({"log": b"log"}, RUN, both)
+    assert [each.split(":")[0] for each in kept.warnings] == [
+        "'run/log' is a file in the bucket and also the folder of 'run/log/1'"
+    ]
+    # What is deleted is no longer in the way.
+    cleaned = await uploader.sync({"state/a": b"a", "log/1": b"1"}, RUN, SyncOptions(delete=True))
+    assert cleaned.warnings == ()
+    assert set(await bytes_of(hub)) == {"run/state/a", "run/log/1"}
+
+
 @pytest.mark.parametrize("below", ["/run", "/run/", ""])
 async def test_a_single_file_deletes_nothing(
     uploader: Uploader, hub: LocalHub, write: Write, below: str
@@ -405,6 +430,17 @@ async def test_a_falsely_confirmed_batch_is_an_error(
     faults.add("bucket-batch", "nothing applied")
     with pytest.raises(SyncError, match="run/a: missing"):
         await uploader.sync({"a": b"a"}, RUN)
+
+
+async def test_nothing_is_deleted_before_what_was_added_is_there(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.sync({"old": b"a"}, RUN)
+    faults.add("bucket-batch", "nothing applied", nth=2)
+    with pytest.raises(SyncError, match="run/renamed: missing") as caught:
+        await uploader.sync({"renamed": b"a"}, RUN, SyncOptions(delete=True))
+    assert caught.value.result.files_deleted == ()
+    assert await bytes_of(hub) == {"run/old": b"a"}
 
 
 async def test_without_verify_the_hubs_answer_is_believed(

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace as replaced
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -27,6 +29,7 @@ from asyncpush import (
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.pipeline.checkpoint_sets import MARKER
+from asyncpush.transfers.xet import upload_commit
 from tests.buckets import bytes_of
 from tests.changes import (
     become_a_folder,
@@ -221,6 +224,31 @@ async def test_a_deleted_file_stays_until_the_next_sync(
     with pytest.raises(SourceError, match="every file of the source was removed"):
         await uploader.sync(source, RUN, options)
     assert (await held(hub))["b.txt"] == b"new"
+
+
+async def test_files_sent_together_are_not_taken_for_each_other(
+    uploader: Uploader, hub: LocalHub, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf_xet fails on the first file that is gone, for all that were to be sent with it."""
+    source = write({f"{name}.txt": name for name in "abcd"})
+    check = upload_commit.check_unchanged
+
+    def then_change(files: Any, changed: Any = None, **how: Any) -> None:
+        check(files, changed, **how)
+        if (source / "b.txt").exists():
+            grow(source / "a.txt")
+            vanish(source / "b.txt")
+            vanish(source / "d.txt")
+
+    monkeypatch.setattr(upload_commit, "check_unchanged", then_change)
+    result = await uploader.sync(source, RUN)
+    assert await held(hub) == {"a.txt": b"ax", "c.txt": b"c"}
+    told = [re.search(r"(\w)\.txt' (grew|was removed) .*: (.*)", each) for each in result.warnings]
+    assert [match and match.groups() for match in told] == [
+        ("a", "grew", "read again"),
+        ("b", "was removed", "left out"),
+        ("d", "was removed", "left out"),
+    ]
 
 
 async def test_a_set_that_loses_a_file_is_not_marked(

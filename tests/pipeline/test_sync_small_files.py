@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from asyncpush import AsyncPushError, UploadConfig, Uploader
+from asyncpush.events import FileRouted, FileStored, HashProgress, PartProgress, TransferStarted
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.options import MIB
 from asyncpush.pipeline import bucket
-from asyncpush.transfers.xet import engine
+from asyncpush.transfers.xet import engine, stalls
 from tests.buckets import bytes_of
 from tests.conftest import TOKEN, open_hub
+from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer
 
 pytestmark = pytest.mark.no_cover
@@ -293,3 +297,53 @@ async def test_a_token_that_expires_during_a_brief_upload_is_replaced(
         assert await bytes_of(hub) == {"run/a": b"a" * 1000}
     # Without another attempt, hf_xet is told from the start.
     assert commits.told == ([False, True] if retries else [True])
+
+
+async def test_each_file_takes_few_system_calls_thread_hops_and_events(
+    hub: LocalHub,
+    config: UploadConfig,
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = EventRecorder()
+    count = 256
+    folder = write({f"{number}.bin": f"{number:4}".encode() * 500 for number in range(count)})
+    statuses: Counter[str] = Counter()
+    opened: list[str] = []
+    jobs: list[object] = []
+    stat, open_file, in_background = os.stat, os.open, stalls.in_background
+
+    def counted_stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        statuses[str(path)] += 1
+        return stat(path, *args, **options)
+
+    def counted_open(path: Any, *args: Any, **options: Any) -> int:
+        opened.append(str(path))
+        return open_file(path, *args, **options)
+
+    def counted_job(work: Any) -> Any:
+        jobs.append(work)
+        return in_background(work)
+
+    monkeypatch.setattr(os, "stat", counted_stat)
+    monkeypatch.setattr(os, "open", counted_open)
+    monkeypatch.setattr(stalls, "in_background", counted_job)
+    async with Uploader(TOKEN, hub.url, replace(config, events=recorded)) as uploader:
+        await uploader.sync(folder, RUN)
+    monkeypatch.undo()
+
+    files = {str(path) for path in folder.iterdir()}
+    assert len(files) == count
+    # When it is collected, before hf_xet is given it, once the store has it, and at the end.
+    assert {statuses[path] for path in files} == {4}
+    assert not files.intersection(opened)  # hf_xet alone reads them
+    # Added in groups; the session and the upload are opened, and it is waited for.
+    assert len(jobs) <= count // bucket.ADDED_TOGETHER + 3
+    events = [type(record.event) for record in recorded.records]
+    per_file = {FileRouted, TransferStarted, HashProgress, PartProgress, FileStored}
+    assert sum(kind in per_file for kind in events) <= 5 * count
+    assert len(events) - sum(kind in per_file for kind in events) <= 40
+    for kind in (FileRouted, TransferStarted, FileStored):
+        assert events.count(kind) == count
+    sent = [each for each in recorded.of(PartProgress) if each.position == each.size]
+    assert len({each.path for each in sent}) == count

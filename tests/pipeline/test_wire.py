@@ -355,6 +355,7 @@ def official(url: str, repo_type: RepoType, branch: str) -> None:
     commit(THIRD, branch, create_pr=True)
     list(api.get_repo_discussions(**repo, discussion_type="pull_request", discussion_status="open"))
     list(api.list_repo_commits(**repo, revision="refs/pr/1"))
+    api.get_discussion_details(**repo, discussion_num=1)
     commit(FOURTH, "refs/pr/1")
 
     head_of("main")

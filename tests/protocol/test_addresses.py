@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from asyncpush import InvalidRepoIdError, PushOptions
 from asyncpush.options import PUBLIC_ENDPOINT
-from asyncpush.protocol.addresses import Address, is_address, parse_address, target_of
+from asyncpush.protocol.addresses import (
+    Address,
+    any_target_of,
+    bucket_of,
+    is_address,
+    names_bucket,
+    parse_address,
+    source_of,
+    target_of,
+)
 
 PUBLIC = "https://huggingface.co"
 
@@ -163,7 +172,7 @@ def test_what_can_hardly_be_meant_is_refused(text: str, expected: str) -> None:
         (f"{PUBLIC}/me/m/settings", "files cannot be pushed to a /settings/ page"),
         ("hf://me/m@refs/heads/main", "the only revisions under refs/ are refs/pr/NUMBER"),
         ("hf://me/m//sub", "its path contains an empty name, //"),
-        (f"{PUBLIC}/me", "it is not the page of a repo"),
+        (f"{PUBLIC}/me", "it does not contain namespace/name"),
     ],
 )
 def test_a_refused_address_says_why_in_plain_words(text: str, expected: str) -> None:
@@ -171,6 +180,15 @@ def test_a_refused_address_says_why_in_plain_words(text: str, expected: str) -> 
         parse_address(text)
 
     assert f"{text} is not the address of a repo: {expected}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["hf://me/m@a..b", "https://huggingface.co/me/m/tree/-x"])
+def test_a_revision_that_git_cannot_have_is_refused(text: str) -> None:
+    for read in (target_of, any_target_of):
+        with pytest.raises(InvalidRepoIdError, match=r"its revision '(a..b|-x)' "):
+            read(text, PushOptions(), PUBLIC_ENDPOINT)
+    with pytest.raises(InvalidRepoIdError, match=r"its revision '(a..b|-x)' "):
+        source_of(text, "model", PUBLIC_ENDPOINT)
 
 
 def test_a_bucket_is_refused_where_a_commit_is_made() -> None:
@@ -312,3 +330,17 @@ def test_space_sdk_needs_a_space() -> None:
             filled_in(text, space_sdk="gradio")
     with pytest.raises(ValueError, match="space_sdk needs"):
         PushOptions(repo_type="dataset", space_sdk="gradio")
+
+
+def test_a_bucket_is_told_by_the_path_alone() -> None:
+    assert names_bucket("https://huggingface.co/buckets/me/runs")
+    assert not names_bucket("https://buckets/me/runs")
+    assert not names_bucket("https://huggingface.co/me/m?from=/buckets/me/runs")
+    assert not names_bucket("https://[huggingface.co/me/m")  # not a valid URL
+
+
+@pytest.mark.parametrize("text", ["hf://buckets/me", f"{PUBLIC_ENDPOINT}/buckets/me"])
+def test_an_unfinished_address_of_a_bucket_says_how_one_is_written(text: str) -> None:
+    with pytest.raises(InvalidRepoIdError, match="not the address of a bucket") as caught:
+        bucket_of(text, PUBLIC_ENDPOINT)
+    assert "hf://buckets/namespace/name" in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import gc
 import io
 import os
 import signal
@@ -14,9 +15,9 @@ import sys
 import tempfile
 import threading
 from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -184,6 +185,104 @@ async def test_a_stream_that_cannot_even_start_is_reported(collecting: Collect) 
     with pytest.raises(SourceError, match=r"(?m)'a' is a stream that failed: ValueError$"):
         async with collecting({"a": Broken()}):
             pytest.fail("unreachable")
+
+
+class Once(io.RawIOBase):
+    """A socket or a pipe: no way back."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), len(self.content))
+        buffer[:size], self.content = self.content[:size], self.content[size:]
+        return size
+
+
+class Iterator_:
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.pieces:
+            raise StopAsyncIteration
+        return self.pieces.pop(0)
+
+
+class Restarting(Iterator_):
+    def __aiter__(self) -> Self:
+        self.pieces = [b"content"]
+        return self
+
+
+class Reader_:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    async def read(self, size: int) -> bytes:
+        piece, self.content = self.content[:size], self.content[size:]
+        return piece
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: Once(b"content"), id="raw"),
+        pytest.param(lambda: io.BufferedReader(Once(b"content")), id="buffered"),
+        pytest.param(lambda: Iterator_(b"content"), id="iterator"),
+        pytest.param(lambda: Reader_(b"content"), id="async reader"),
+    ],
+)
+async def test_a_stream_that_was_read_before_is_not_taken_for_an_empty_one(
+    make: Callable[[], Any], spool_dir: Path
+) -> None:
+    stream = make()
+    async with Spool(spool_dir, memory=100) as held:
+        assert read_all(await held.take("a", stream)) == b"content"
+        with pytest.raises(SourceError, match="'b' is a stream that was read to its end before"):
+            await held.take("b", stream)
+    async with Spool(spool_dir, memory=100) as held:
+        with pytest.raises(SourceError, match="was read to its end before"):
+            await held.take("a", stream)
+
+
+async def test_a_stream_that_was_read_in_part_is_not_taken_for_a_shorter_one(
+    spool_dir: Path,
+) -> None:
+    stream = Iterator_(b"one", "text", b"two")  # type: ignore[arg-type]
+    async with Spool(spool_dir, memory=100) as held:
+        with pytest.raises(SourceError, match="gave str"):
+            await held.take("a", stream)
+        with pytest.raises(SourceError, match="was read in part before"):
+            await held.take("a", stream)
+    assert stream.pieces == [b"two"]
+
+
+async def test_what_can_be_read_again_is(spool_dir: Path) -> None:
+    async with Spool(spool_dir, memory=100) as held:
+        for source in (io.BytesIO(b"content"), Restarting()):
+            for _ in range(2):
+                assert read_all(await held.take("a", source)) == b"content"
+        for _ in range(2):
+            assert read_all(await held.take("a", Iterator_())) == b""
+
+
+async def test_only_streams_that_exist_are_remembered(spool_dir: Path) -> None:
+    gc.collect()  # those of other tests
+    before = len(spool._earlier)
+    stream = Iterator_(b"content")
+    async with Spool(spool_dir, memory=100) as held:
+        await held.take("a", stream)
+    assert len(spool._earlier) == before + 1
+    del stream
+    gc.collect()
+    assert len(spool._earlier) == before
 
 
 async def test_a_stream_given_up_is_closed(collecting: Collect) -> None:

@@ -165,8 +165,8 @@ def test_each_ticket_has_its_own_outcome(bg: BackgroundUploader, hub: LocalHub) 
         return bg.push(f"me/m{number}", files)
 
     open_at_first = 0
-    for start in (0, 40, 80):
-        numbers = range(start, start + 40)
+    for start in (0, 24, 48):
+        numbers = range(start, start + 24)
         tickets = {number: push(number) for number in numbers}
         for number, ticket in tickets.items():
             if number % 8 == 5:
@@ -177,9 +177,9 @@ def test_each_ticket_has_its_own_outcome(bg: BackgroundUploader, hub: LocalHub) 
         open_at_first = open_at_first or descriptors()
     # Connections that are kept open, and sockets of the hub, which is in this process, vary.
     assert descriptors() < open_at_first + 20
-    push(120).result()
+    push(72).result()
     assert len(bg._jobs) == 1
-    assert committed(hub, "me/m81") == {"a.txt", "b.bin"}
+    assert committed(hub, "me/m49") == {"a.txt", "b.bin"}
 
 
 def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader) -> None:

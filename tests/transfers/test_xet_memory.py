@@ -66,7 +66,7 @@ def test_idle_counts_after_a_report_past_the_last_bytes(
 
 
 def test_files_wait_until_half_of_the_earlier_ones_are_read() -> None:
-    """One long wait for many files: each wait wakes a thread."""
+    """One long wait for many files: each question to hf_xet takes time."""
     read: list[int] = []
     backlog = XetBacklog(Room(times=0))
     for number in range(12):
@@ -74,7 +74,7 @@ def test_files_wait_until_half_of_the_earlier_ones_are_read() -> None:
         backlog.add_file(memory.MOST_UNREAD // 8, handle)
         if number == 7:
             assert not read
-    assert read == [4, 3, 2, 1, 0]
+    assert read == [4]
 
 
 @pytest.mark.usefixtures("no_pause")

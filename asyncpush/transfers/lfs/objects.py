@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -134,40 +134,19 @@ class LfsUploader:
     async def store(self, file: FileSource, oid: str, events: Emitter) -> Receipt:
         """Store one file. Raises `HubError`, `IntegrityError`, `SourceChangedError`, or
         `StaleHashError`."""
-        small = file.size <= lfs.SURELY_ONE_PUT
-        unclaimed = nullcontext((None, self._journal))
-        async with unclaimed if small else self._claimed(file, oid, events) as (begun, journal):
-            in_memory = isinstance(file.content, BytesSource)
-            reader = (
-                Reader(file)
-                if in_memory
-                else await self._threads.read.run(
-                    lambda: Reader(file, grown=True), discard=Reader.close
-                )
-            )
-            item = LfsObject(oid, file.size)
-            sending = Sending(
-                file=file,
-                item=item,
-                reader=reader,
-                events=events.child(),
-                begun=begun,
-                journal=journal,
-            )
-            try:
-                await self._in_rounds(sending)
-                if not in_memory:
-                    await self._threads.read.run(lambda: reader.check_unchanged(oid))
-            finally:
-                reader.close()
-        deduplicated = 0 if sending.bytes_sent else file.size
+        if file.size <= lfs.SURELY_ONE_PUT:
+            sent = await self._send(file, oid, events, None, self._journal)
+        else:
+            async with self._claimed(file, oid, events) as (begun, journal):
+                sent = await self._send(file, oid, events, begun, journal)
+        deduplicated = 0 if sent else file.size
         events.emit(
             FileStored(
                 file.path_in_repo,
                 file.size,
                 "lfs",
                 deduplicated=bool(deduplicated),
-                bytes_sent=sending.bytes_sent,
+                bytes_sent=sent,
             )
         )
         return Receipt(
@@ -175,9 +154,42 @@ class LfsUploader:
             file.size,
             oid,
             "lfs",
-            bytes_sent=sending.bytes_sent,
+            bytes_sent=sent,
             bytes_deduplicated=deduplicated,
         )
+
+    async def _send(
+        self,
+        file: FileSource,
+        oid: str,
+        events: Emitter,
+        begun: OpenUpload | None,
+        journal: Journal | NullJournal,
+    ) -> int:
+        """Send the file unless it is stored. Returns the number of bytes that were sent."""
+        in_memory = isinstance(file.content, BytesSource)
+        reader = (
+            Reader(file)
+            if in_memory
+            else await self._threads.read.run(
+                lambda: Reader(file, grown=True), discard=Reader.close
+            )
+        )
+        sending = Sending(
+            file=file,
+            item=LfsObject(oid, file.size),
+            reader=reader,
+            events=events.child(),
+            begun=begun,
+            journal=journal,
+        )
+        try:
+            await self._in_rounds(sending)
+            if not in_memory:
+                await self._threads.read.run(lambda: reader.check_unchanged(oid))
+        finally:
+            reader.close()
+        return sending.bytes_sent
 
     @asynccontextmanager
     async def _claimed(

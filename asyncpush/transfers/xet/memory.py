@@ -182,15 +182,12 @@ class XetBacklog:
             self._unread_bytes += size
             if self._unread_bytes <= MOST_UNREAD:
                 return
-            first = []
             while self._unread_bytes > MOST_UNREAD // 2:
                 size, handle = self._unread.popleft()
                 self._unread_bytes -= size
-                first.append(handle)
-        # The last one first: by then hf_xet has read nearly all of them, and one wait is enough.
-        for handle in reversed(first):
-            with contextlib.suppress(Exception):  # the end of the commit raises it
-                handle.result()
+        # hf_xet reads them nearly in order, and each question costs it as much as a file's start.
+        with contextlib.suppress(Exception):  # the end of the commit raises it
+            handle.result()
 
     def wait(self, size: int, stop: threading.Event, *, spare: int = 0) -> None:
         """Wait until there is room for `size` more bytes: until they cannot fill a xorb, or a xorb

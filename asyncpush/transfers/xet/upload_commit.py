@@ -232,11 +232,11 @@ class XetCommit:
         def wait() -> Any:
             report = self._commit.wait_to_finish()
             self._reports.finish()
+            with self._watch.reading():
+                check_unchanged(files, changed)
             return report
 
-        report = await self._call(wait, files)
-        await self._check_unchanged(files, changed)
-        return report
+        return await self._call(wait, files)
 
     async def abort(self) -> None:
         """Stop. Waits for hf_xet no longer than `GRACE`."""
@@ -246,15 +246,9 @@ class XetCommit:
         self._reports.end()
         abort(self._commit)
 
-    async def _check_unchanged(
-        self,
-        files: Sequence[FileSource],
-        changed: dict[str, SourceChangedError] | None = None,
-        *,
-        thoroughly: bool = False,
-    ) -> None:
+    async def _check_unchanged(self, files: Sequence[FileSource]) -> None:
         def check() -> None:
-            check_unchanged(files, changed, thoroughly=thoroughly)
+            check_unchanged(files, thoroughly=True)
 
         with self._watch.reading():
             await unless_stalled(check, self._watch)
@@ -280,7 +274,7 @@ class XetCommit:
         except Exception as exc:
             if self._stalled is not None:  # another call noticed the stall and stopped this one
                 raise self._stalled from None
-            await self._check_unchanged(files, thoroughly=True)
+            await self._check_unchanged(files)
             raise self.access.failed(exc) from None
 
 
@@ -349,6 +343,8 @@ class XetPositions:
         """Those that the store does not have to the end."""
         self._partly_sent: dict[int, _Followed] = {}
         """Those of which fewer bytes count as sent than the store has."""
+        self._read_last: list[_Followed] = []
+        """Those that hf_xet has read some of, according to its last report."""
         self._read = self._stored = self._sent = 0
         self._ended = False
 
@@ -375,6 +371,7 @@ class XetPositions:
         self._unread.clear()
         self._unstored.clear()
         self._partly_sent.clear()
+        self._read_last.clear()
         self._read = self._stored = self._sent = 0
 
     def end(self) -> None:
@@ -391,24 +388,31 @@ class XetPositions:
     def _report(self, read: int, stored: int, sent: int) -> None:
         if self._ended:
             return
-        self._share_out(read - self._read)
+        read_before, self._read_last = self._read_last, self._share_out(read - self._read)
         moved = self._share_out_stored(max(stored, sent) - self._stored)
         moved |= self._share_out_sent(sent - self._sent, moved)
+        for followed in read_before:
+            # What a quick store has by now needs no event for having been read.
+            if followed.read > followed.stored:
+                self._emit_read(followed)
         for followed in moved.values():
             size = followed.stored if followed.size is None else followed.size
             deduplicated = followed.stored - followed.sent
             followed.events.emit(PartProgress(followed.path, 1, followed.sent, size, deduplicated))
 
-    def _share_out(self, more: int) -> None:
+    def _share_out(self, more: int) -> list[_Followed]:
         """Bytes that hf_xet has read of some of the files."""
+        changed = []
         for followed in list(self._unread.values()) if more > 0 else ():
             if followed.size is None:  # of a stream we know what was passed on
                 continue
             step = min(more, followed.size - followed.read)
             more -= step
-            self._on_position(followed, followed.read + step)
+            if self._is_read(followed, followed.read + step):
+                changed.append(followed)
             if more <= 0:
-                return
+                break
+        return changed
 
     def _share_out_stored(self, more: int) -> dict[int, _Followed]:
         """Bytes that the store has of some of the files."""
@@ -445,11 +449,20 @@ class XetPositions:
         self._partly_sent[id(followed)] = followed
 
     def _on_position(self, followed: _Followed, position: int) -> None:
+        if self._is_read(followed, position):
+            self._emit_read(followed)
+
+    def _is_read(self, followed: _Followed, position: int) -> bool:
+        """Note how much of a file is read. Whether that is more than before."""
         position = followed.at_most(position)
-        if position > followed.read and not self._ended:
-            self._read += position - followed.read
+        more = position - followed.read
+        if more > 0 and not self._ended:
+            self._read += more
             followed.read = position
-            size = position if followed.size is None else followed.size
-            followed.events.emit(HashProgress(followed.path, position, size))
         if followed.size is not None and followed.read >= followed.size:
             self._unread.pop(id(followed), None)
+        return more > 0 and not self._ended
+
+    def _emit_read(self, followed: _Followed) -> None:
+        size = followed.read if followed.size is None else followed.size
+        followed.events.emit(HashProgress(followed.path, followed.read, size))
