@@ -687,6 +687,7 @@ def threaded_hub(tmp_path: Path, killer: Killer) -> Iterator[LocalHub]:
         yield hub
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_killed_writer_leaves_no_false_marker(
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
@@ -727,6 +728,7 @@ def test_a_killed_writer_leaves_no_false_marker(
         runner.run(uploader.__aexit__(None, None, None))
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_killed_readers_copy_is_not_taken_for_the_set(
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path

@@ -334,6 +334,7 @@ class Producers:
 repos = count()
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(
