@@ -10,8 +10,9 @@ bucket itself is checked."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 
@@ -407,14 +408,16 @@ ADDED_AT_ONCE = 4
 
 SMALL_FILE = 4 * MIB
 GROUPS = 8
-SMALLEST_GROUP, LARGEST_GROUP = 16 * MIB, 32 * MIB
+SMALLEST_GROUP, LARGEST_GROUP = 8 * MIB, 16 * MIB
+GROUP_FOR_SLOW_STORES = 32 * MIB
 GROUP_FILES = 1000
 GROUPS_AT_ONCE = 2
 
-HEAD_START = 0.3
-"""Seconds that a group has to itself after its files were added. A quick store has it by then, and
-no memory is needed for two. When the store takes longer, the next groups are read meanwhile."""
-
+GROUP_GROWTH = 192 << 10
+"""How much larger each group is than the one before. hf_xet packs a group into one block of memory.
+glibc maps a block that is larger than all those freed so far, and returns it to the system when it
+is freed. A smaller one is taken from a heap, which keeps it: with equal groups, 1,000 files of
+64 KiB take up to 30 MB more."""
 
 SLOW_STORE = 1.0
 """Seconds that a slow store takes for a group after its files were added. Then fewer, larger groups
@@ -424,70 +427,30 @@ take less time, though more memory."""
 def groups(
     files: Sequence[FileSource], *, is_slow: Callable[[], bool] = lambda: False
 ) -> Iterable[list[FileSource]]:
-    """Groups of files that are uploaded one after the other, two at a time if the store is slow.
+    """Groups of files that are uploaded one after the other: the next one is read while the store
+    takes the one before.
 
     What one upload is given is collected until it ends, or fills 64 MiB, and is packed before it is
-    freed. Small files therefore go in groups, which take less memory: eight of them, of 16 MiB each
-    at least, and of 32 MiB and 1,000 files at most; all of 32 MiB once the store `is_slow`. Large
-    files are limited elsewhere."""
+    freed. Small files therefore go in groups, which take less memory: eight of them, of 8 MiB each
+    at least, and of 16 MiB and 1,000 files at most; of 32 MiB once the store `is_slow`. Large files
+    are limited elsewhere."""
     small = sum(file.size for file in files if file.size <= SMALL_FILE)
-    most = min(max(small // GROUPS, SMALLEST_GROUP), LARGEST_GROUP)
+    largest = LARGEST_GROUP
+    most = min(max(small // GROUPS, SMALLEST_GROUP), largest)
     group: list[FileSource] = []
     size = 0
     for file in files:
         more = file.size if file.size <= SMALL_FILE else 0
         if group and size + more > most and is_slow():
-            most = LARGEST_GROUP
+            most = largest = GROUP_FOR_SLOW_STORES
         if group and (len(group) == GROUP_FILES or size + more > most):
             yield group
             group, size = [], 0
+            most = min(most + GROUP_GROWTH, largest)
         group.append(file)
         size += more
     if group:
         yield group
-
-
-class GroupTurns:
-    """Lets one group after the other begin: each when the one before has ended, or its head start
-    is over. The first one that needs longer shows that the store is slow, and those after it get no
-    head start."""
-
-    def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._head_start = HEAD_START
-        self.slow = False
-        """Whether the store has taken longer than `SLOW_STORE` for a group."""
-
-    @contextlib.asynccontextmanager
-    async def taken(self) -> AsyncIterator[Callable[[], None]]:
-        """Wait for the turn of a group. The function is to be called when its files are added."""
-        await self._turn.acquire()
-        holding = True
-
-        def pass_on() -> None:
-            nonlocal holding
-            if holding:
-                holding = False
-                self._turn.release()
-
-        def head_start_is_over() -> None:
-            if holding:
-                self._head_start = 0.0
-                pass_on()
-
-        loop = asyncio.get_running_loop()
-        added: float | None = None
-
-        def on_added() -> None:
-            nonlocal added
-            added = loop.time()
-            loop.call_later(self._head_start, head_start_is_over)
-
-        try:
-            yield on_added
-        finally:
-            pass_on()
-            self.slow = self.slow or (added is not None and loop.time() - added > SLOW_STORE)
 
 
 @dataclass(slots=True)
@@ -512,11 +475,25 @@ class BucketStore:
         that changed and cannot be followed."""
         receipts = await self.send((), collected.streams) if collected.streams else []
         errors: dict[str, SourceChangedError] = {}
-        turns = GroupTurns()
+        is_slow = False
+        turn = asyncio.Lock()  # two groups at different stages take less memory
 
         async def send(group: Sequence[FileSource]) -> None:
-            async with turns.taken() as on_added:
+            nonlocal is_slow
+            added = math.inf
+
+            def on_added() -> None:
+                nonlocal added
+                added = time.monotonic()
+                turn.release()
+
+            await turn.acquire()
+            try:
                 receipts.extend(await self.send(group, changed=errors, on_added=on_added))
+            finally:
+                if added == math.inf:
+                    turn.release()
+            is_slow = is_slow or time.monotonic() - added > SLOW_STORE
 
         for _ in range(1 + COLLECTED_AGAIN):
             if errors:
@@ -524,7 +501,7 @@ class BucketStore:
             if not files:
                 return receipts
             errors = {}
-            await for_each(groups(files, is_slow=lambda: turns.slow), send, width=GROUPS_AT_ONCE)
+            await for_each(groups(files, is_slow=lambda: is_slow), send, width=GROUPS_AT_ONCE)
             files = [file for file in files if file.path_in_repo in errors]
         for error in errors.values():
             raise error
@@ -557,7 +534,7 @@ class BucketStore:
             await upload.add_stream(stream)
 
         try:
-            brief = not streams and sum(file.size for file in files) <= LARGEST_GROUP
+            brief = not streams and sum(file.size for file in files) <= GROUP_FOR_SLOW_STORES
             upload = await (await self._opened()).open_upload(brief=brief)
             ctx.enter("uploading")
             together = sized_batches(files, most_bytes=ADDED_BYTES, most=ADDED_TOGETHER)

@@ -102,20 +102,27 @@ def of(*sizes: int) -> list[FileSource]:
 def test_small_files_are_uploaded_in_groups() -> None:
     assert list(bucket.groups([])) == []
     few = of(*[64 << 10] * 512)
-    assert list(map(len, bucket.groups(few))) == [256, 256]  # 16 MiB each
+    assert list(map(len, bucket.groups(few))) == [128, 131, 134, 119]  # 8 MiB, each larger
     many = of(*[0] * 2500)
     assert list(map(len, bucket.groups(many))) == [1000, 1000, 500]
     slow = bucket.groups(of(*[64 << 10] * 1024), is_slow=lambda: True)
     assert list(map(len, slow)) == [512, 512]  # 32 MiB each
     with_large = of(*[5 * MIB] * 4, *[4 * MIB] * 20)
-    assert list(map(len, bucket.groups(with_large))) == [8, *[4] * 4]
+    assert list(map(len, bucket.groups(with_large))) == [6, *[2] * 9]
     assert [file for group in bucket.groups(with_large) for file in group] == with_large
 
 
-async def test_each_group_is_one_upload_and_all_of_them_one_sync(
-    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tiny_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of 1,000 bytes."""
     monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
+    monkeypatch.setattr(bucket, "GROUP_GROWTH", 0)
+
+
+@pytest.mark.usefixtures("tiny_groups")
+async def test_each_group_is_one_upload_and_all_of_them_one_sync(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
     files = {f"{number}": bytes([number]) * 100 for number in range(25)}
     result = await uploader.sync(files, RUN)
     assert faults.seen["shard"] == 3
@@ -125,10 +132,10 @@ async def test_each_group_is_one_upload_and_all_of_them_one_sync(
     assert await bytes_of(hub) == {f"run/{name}": content for name, content in files.items()}
 
 
+@pytest.mark.usefixtures("tiny_groups")
 async def test_a_group_that_fails_shows_nothing(
-    uploader: Uploader, hub: LocalHub, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
-    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
     faults.add("shard", "403", nth=3, times=99)
     files = {f"{number}": bytes([number]) * 100 for number in range(60)}
     with pytest.raises(AsyncPushError, match="Xet failed"):
@@ -144,11 +151,13 @@ class OpenUploads:
 
     now: int = 0
     most: int = 0
+    opened: int = 0
 
     def count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         open_upload, finish = engine.XetEngine.open, engine.XetUpload.finish
 
         async def counted_open(self_: Any, *args: Any, **options: Any) -> Any:
+            self.opened += 1
             self.now += 1
             self.most = max(self.most, self.now)
             return await open_upload(self_, *args, **options)
@@ -163,26 +172,23 @@ class OpenUploads:
         monkeypatch.setattr(engine.XetUpload, "finish", counted_finish)
 
 
-@pytest.mark.parametrize(("head_start", "most"), [(60.0, 1), (0.05, bucket.GROUPS_AT_ONCE)])
-async def test_the_next_group_begins_when_the_store_has_the_last_one_or_is_slow(
+@pytest.mark.usefixtures("tiny_groups")
+@pytest.mark.parametrize(("slow_store", "count"), [(60.0, 6), (0.0, 3)])
+async def test_groups_are_sent_two_at_a_time_and_are_larger_once_the_store_was_slow(
     uploader: Uploader,
     hub: LocalHub,
-    faults: FaultLayer,
     monkeypatch: pytest.MonkeyPatch,
-    head_start: float,
-    most: int,
+    slow_store: float,
+    count: int,
 ) -> None:
-    """A quick store gets one group at a time, which takes least memory."""
-    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
-    monkeypatch.setattr(bucket, "HEAD_START", head_start)
-    faults.add("xorb", "answered after 0.5 s", times=99)
-    open_uploads = OpenUploads()
-    open_uploads.count(monkeypatch)
+    monkeypatch.setattr(bucket, "SLOW_STORE", slow_store)
+    uploads = OpenUploads()
+    uploads.count(monkeypatch)
     files = {f"{number}": bytes([number]) * 100 for number in range(60)}
     result = await uploader.sync(files, RUN)
     assert len(result.files_uploaded) == 60
-    assert open_uploads.most == most
-    assert open_uploads.now == 0
+    assert uploads.most == bucket.GROUPS_AT_ONCE == 2
+    assert (uploads.now, uploads.opened) == (0, count)
 
 
 async def test_a_sync_makes_few_calls_for_many_files(
@@ -202,36 +208,6 @@ async def test_a_sync_makes_few_calls_for_many_files(
         "bucket-batch": 1,
         "bucket-paths-info": 2,  # before, and to verify what the batch has changed
     }
-
-
-async def test_groups_get_no_head_start_once_the_store_was_slow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(bucket, "HEAD_START", 0.05)
-    monkeypatch.setattr(bucket, "SLOW_STORE", 3600.0)
-    turns = bucket.GroupTurns()
-    delays: list[float] = []
-    loop = asyncio.get_running_loop()
-    call_later = loop.call_later
-
-    def noted(delay: float, action: Any, *arguments: Any) -> asyncio.TimerHandle:
-        delays.append(delay)
-        return call_later(delay, action, *arguments)
-
-    monkeypatch.setattr(loop, "call_later", noted)
-    async with turns.taken() as on_added:  # the store has it at once
-        on_added()
-    async with turns.taken() as on_added:
-        on_added()
-        async with turns.taken() as on_next_added:  # begins when the head start is over
-            on_next_added()
-    assert delays == [0.05, 0.05, 0.0]
-    assert not turns.slow  # a busy machine changes nothing
-    monkeypatch.setattr(bucket, "SLOW_STORE", 0.01)
-    async with turns.taken() as on_added:
-        on_added()
-        await asyncio.sleep(0.05)
-    assert turns.slow
 
 
 class _Commits:
@@ -257,10 +233,10 @@ class _CountedSession:
         return self.session.new_upload_commit(**options)
 
 
+@pytest.mark.usefixtures("tiny_groups")
 async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bucket, "SMALLEST_GROUP", 1000)
     commits = _Commits(monkeypatch)
     files: dict[str, Any] = {f"{number}": bytes([number]) * 100 for number in range(25)}
     await uploader.sync(files, RUN)
@@ -271,7 +247,7 @@ async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
             yield bytes(MIB)
 
     commits.told.clear()
-    await uploader.sync({"stream": stream(), "large": bytes(bucket.LARGEST_GROUP + 1)}, RUN)
+    await uploader.sync({"stream": stream(), "large": bytes(bucket.GROUP_FOR_SLOW_STORES + 1)}, RUN)
     assert commits.told == [True] * 2
 
 
