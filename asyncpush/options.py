@@ -331,7 +331,7 @@ class PushOptions:
         _check_choice(self, "on_change", get_args(OnChange))
         if not self.revision or not isinstance(self.revision, str):
             raise ValueError("revision must be the name of a branch")
-        if (problem := _revision_problem(self.revision)) is not None:
+        if (problem := revision_problem(self.revision)) is not None:
             raise ValueError(f"revision must be the name of a branch: {self.revision!r} {problem}")
         for name in ("path_in_repo", "commit_description"):
             if not isinstance(getattr(self, name), str):
@@ -526,10 +526,10 @@ _LONGEST_REF_NAME = 250
 written."""
 
 
-def _revision_problem(name: str) -> str | None:
+def revision_problem(name: str) -> str | None:
     """Why git has no branch, tag or other ref of this name, or None (see `git check-ref-format`).
 
-    >>> _revision_problem("a..b"), _revision_problem("refs/pr/1")
+    >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
     if (found := _NOT_IN_REFS.search(name)) is not None:
@@ -582,7 +582,7 @@ _UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", 1)
     for infix, base in (("", 1000), ("I", 1024))
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SIZE = r"(?a)\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*"
 
 
 MAX_SIZE = 1 << 60
@@ -599,7 +599,7 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int) and not isinstance(size, bool):
         count = size
     else:
-        found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+        found = re.fullmatch(_SIZE, size) if isinstance(size, str) else None
         if found is None or found[2].upper() not in _UNITS:
             raise ValueError(f"a number of bytes, or text like '4GB' or '500MB', not {size!r}")
         count = int(min(float(found[1]) * _UNITS[found[2].upper()], MAX_SIZE + 1))

@@ -36,26 +36,28 @@ _SECRET_KEYS = frozenset(
 
 _URL_KEYS = frozenset({"url", "upload_url", "href", "location"})
 
+# These expressions are compiled when they are first used, since most pushes of small files have
+# nothing to hide.
+
 # The query of a presigned URL is a credential, whatever its parameters are called. JSON may write
 # slashes as `\/`.
-_URL = re.compile(
-    r"(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
-    rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)",  # a text may be redacted twice
-    re.IGNORECASE,
+_URL = (
+    r"(?i)(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
+    rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)"  # a text may be redacted twice
 )
-_USERINFO = re.compile(r"(:\\?/\\?/)[^\\/]*@")
-_USERINFO_OF_ANY = re.compile(r"//[^/@]*@")
+_USERINFO = r"(:\\?/\\?/)[^\\/]*@"
+_USERINFO_OF_ANY = r"//[^/@]*@"
 # The Hub's tokens, and JWTs: OAuth tokens contain one, and Xet's tokens are JWTs.
-_TOKEN = re.compile(
+_TOKEN = (
     r"hf_(?:[a-z]{2,8}_[\w.~-]{8,}|[A-Za-z0-9]{16,})"
     r"|api_org_[A-Za-z0-9]{8,}"
     r"|eyJ[\w-]{8,400}\.[\w-]{8,}(?:\.[\w-]*)?"
 )
-_CUT_TOKEN = re.compile(r"hf_\w{0,40}$")
+_CUT_TOKEN = r"hf_\w{0,40}$"
 """A token that is cut off at the end of a text is still recognised as a token."""
 
-_BEARER = re.compile(r"(Bearer|Basic)\s+[^\s\"',;]+", re.IGNORECASE)
-_NAME = re.compile(r"(?<![\w-])([\w-]++)(?:\\?\"\s*:\s*\\?\"|%3[Dd]|=|:\s*)")
+_BEARER = r"(?i)(Bearer|Basic)\s+[^\s\"',;]+"
+_NAME = r"(?<![\w-])([\w-]++)(?:\\?\"\s*:\s*\\?\"|%3[Dd]|=|:\s*)"
 _VALUE = re.compile(r"[^\s&\"'<>,;]*")
 _SECRET_NAMES = (
     "signature",
@@ -112,7 +114,7 @@ def bare_url(url: str) -> str:
 
 def without_user(text: str) -> str:
     """The text without the user and password of a URL in it."""
-    return _USERINFO_OF_ANY.sub("//", text)
+    return re.sub(_USERINFO_OF_ANY, "//", text)
 
 
 def redact_headers(headers: Mapping[str, str], *secrets: str) -> dict[str, str]:
@@ -130,9 +132,9 @@ def redact_text(text: str, *secrets: str) -> str:
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
             text = _without_cut_off(text.replace(secret, HIDDEN), secret)
-    text = _URL.sub(_bare_url, text)
-    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    return _CUT_TOKEN.sub(HIDDEN, _TOKEN.sub(HIDDEN, _without_values(text)))
+    text = re.sub(_URL, _bare_url, text)
+    text = re.sub(_BEARER, rf"\1 {HIDDEN}", text)
+    return re.sub(_CUT_TOKEN, HIDDEN, re.sub(_TOKEN, HIDDEN, _without_values(text)))
 
 
 def redact_value(value: Any, key: str = "") -> Any:
@@ -161,11 +163,11 @@ def _redact_field(text: str, key: str) -> str:
         return bare_url(text)
     # The fast tests come first: there are many events, and most texts contain no secret.
     if "://" in text or ":\\/" in text:
-        text = _URL.sub(_bare_url, text)
+        text = re.sub(_URL, _bare_url, text)
     if " " in text:
-        text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+        text = re.sub(_BEARER, rf"\1 {HIDDEN}", text)
     if "hf_" in text or "eyJ" in text or "api_org_" in text:
-        text = _TOKEN.sub(HIDDEN, text)
+        text = re.sub(_TOKEN, HIDDEN, text)
     return text
 
 
@@ -177,14 +179,14 @@ def _meaning(key: str) -> Literal["secret", "url", ""]:
 
 def _bare_url(match: re.Match[str]) -> str:
     host = match["host"].rpartition("@")[2]
-    path = _USERINFO.sub(r"\1", match["path"])  # a URL within the URL
+    path = re.sub(_USERINFO, r"\1", match["path"])  # a URL within the URL
     return f"{match['scheme']}{host}{path}{f'?{HIDDEN}' if match['rest'] else ''}"
 
 
 def _without_values(text: str) -> str:
     """Hide the values of secret names, in forms, JSON and headers alike."""
     shown, at = "", 0
-    for match in _NAME.finditer(text):
+    for match in re.finditer(_NAME, text):
         if match.start() >= at and match[1].lower().endswith(_SECRET_NAMES):
             value = _VALUE.match(text, match.end())
             if value is not None and value[0]:

@@ -501,7 +501,7 @@ class Uploader:
         if self._token is not None:
             return "that was given"
         if self._endpoint != LOCAL and (resource := os.environ.get(RESOURCE)):
-            return f"by trusted publishing for {resource} ({RESOURCE})"
+            return f"from trusted publishing for {resource} ({RESOURCE})"
         found = find_token()
         if found is None and self._endpoint == LOCAL:
             return "of the embedded Hub, which takes any"

@@ -111,6 +111,59 @@ assert asyncio.run(push).verified
     assert loaded.isdisjoint({*NOT_FOR_SMALL_PUSHES, *OPTIONAL})
 
 
+def test_a_small_push_starts_few_threads_and_makes_no_tls_context(
+    hub_in_thread: LocalHub, tmp_path: Path
+) -> None:
+    """aiohttp makes two contexts when it is imported, which takes most of that time."""
+    program = f"""
+import asyncio, ssl, sys, threading
+from asyncpush import PushOptions, UploadConfig, push_to_hub
+
+contexts, threads = [], []
+new, start = ssl.SSLContext.__new__, threading.Thread.start
+ssl.SSLContext.__new__ = lambda cls, *given: contexts.append(cls) or new(cls, *given)
+threading.Thread.start = lambda thread: threads.append(thread.name) or start(thread)
+
+config = UploadConfig(cache_dir={str(tmp_path)!r}, progress="none")
+push = push_to_hub(
+    "me/few", b"text", PushOptions(path_in_repo="a.txt"),
+    token={TOKEN!r}, endpoint={hub_in_thread.url!r}, config=config,
+)
+assert asyncio.run(push).verified
+assert len(contexts) == 2, contexts
+kinds = {{name.rpartition("_")[0] or name for name in threads}}
+ours = {{"asyncpush-import", "asyncpush-journal", "asyncpush-lookup", "asyncpush-read"}}
+assert kinds <= {{*ours, "AnyIO worker thread"}}, threads
+assert len(threads) <= 8, threads
+"""
+    loaded_by(program)
+
+
+def test_a_small_push_compiles_no_data_class(hub_in_thread: LocalHub, tmp_path: Path) -> None:
+    program = f"""
+import asyncio, gc
+from asyncpush import PushOptions, UploadConfig, push_to_hub
+
+config = UploadConfig(cache_dir={str(tmp_path)!r}, progress="none")
+push = push_to_hub(
+    "me/lazy", b"text", PushOptions(path_in_repo="a.txt"),
+    token={TOKEN!r}, endpoint={hub_in_thread.url!r}, config=config,
+)
+assert asyncio.run(push).verified
+ours = [
+    each for each in gc.get_objects()
+    if isinstance(each, type) and str(each.__module__).startswith("asyncpush.")
+    and "__dataclass_fields__" in vars(each)
+]
+init = [each for each in ours if type(vars(each).get("__init__")).__name__ == "function"]
+described = [each for each in ours if isinstance(vars(each)["__dataclass_fields__"], dict)]
+assert len(ours) > 50
+assert init == [], init
+assert len(described) <= 5, described
+"""
+    loaded_by(program)
+
+
 def test_the_runtime_is_imported_beside_a_running_loop() -> None:
     program = """
 import anyio, asyncio, threading

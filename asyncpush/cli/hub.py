@@ -174,7 +174,7 @@ async def _serve(server: LocalHub, output: Output) -> None:
 
     async with server:
         document = {"url": server.url, "root": str(server.root), "any_token": server.is_open}
-        output.result([server.url], document)
+        output.result([server.url], document, done="the Hub is running")
         output.note(*_startup_lines(server))
         await Event().wait()
 

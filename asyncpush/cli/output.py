@@ -245,8 +245,15 @@ class Output:
     quiet: bool = False
     unwritten: list[str] = field(default_factory=list, init=False)
 
-    def result(self, lines: Sequence[str], document: Mapping[str, Any]) -> None:
-        """Print the result: lines of text, or the document as JSON.
+    def result(
+        self,
+        lines: Sequence[str],
+        document: Mapping[str, Any],
+        *,
+        done: str = "the command has done its work",
+    ) -> None:
+        """Print the result: lines of text, or the document as JSON. `done` says what is true even
+        if it cannot be printed.
 
         The work is done. If stdout cannot be written to (a full disk), stderr says so and what was
         done, and the command ends with exit code 5. A reader that has closed a pipe has seen
@@ -259,20 +266,19 @@ class Output:
             else:
                 problem = self._print(map(_clean, lines))
         except KeyboardInterrupt:
-            self._warn_of_result("printing the result was interrupted", document)
+            self._warn_of_result(done, "printing the result was interrupted", document)
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
         if problem is None:
             return
         if not isinstance(problem, BrokenPipeError):
-            self._warn_of_result(_unwritten(problem), document)
+            self._warn_of_result(done, _unwritten(problem), document)
             self.unwritten.append("the result")
         elif self.as_json:
             raise click.exceptions.Exit(128 + _SIGPIPE)
 
-    def _warn_of_result(self, problem: str, document: Mapping[str, Any]) -> None:
-        where = next((document[key] for key in _PLACES if document.get(key)), None)
-        done = "the command has done its work" + (f" ({where})" if where is not None else "")
-        self.warn(f"warning: {done}, but {problem}")
+    def _warn_of_result(self, done: str, problem: str, document: Mapping[str, Any]) -> None:
+        where = next((f" ({document[key]})" for key in _PLACES if document.get(key)), "")
+        self.warn(f"warning: {done}{where}, but {problem}")
 
     def file_not_written(self, what: str, problem: str) -> None:
         """A file that the user asked for is missing or not complete, and the work goes on or is

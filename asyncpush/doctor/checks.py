@@ -232,7 +232,8 @@ def check_namespace(facts: Facts) -> Iterator[Finding]:
         return
     namespace = target.repo.namespace
     role = account.orgs.get(namespace)
-    if account.any_namespace or namespace == account.name:
+    anywhere = account.any_namespace and namespace not in account.others
+    if anywhere or namespace == account.name:
         yield Finding("namespace", "ok", f"{namespace} is yours")
     elif facts.hub.may_write is True:
         yield Finding("namespace", "ok", f"you may write to this repo of {namespace}")
@@ -244,7 +245,8 @@ def check_namespace(facts: Facts) -> Iterator[Finding]:
         yield Finding("namespace", "ok", f"you are a member of {namespace}{as_role}")
     else:
         yours = ", ".join([account.name, *account.orgs])
-        fix = f"push to a namespace of yours ({yours}), or propose changes with --create-pr"
+        fix = f"use a namespace of yours ({yours})"
+        fix += "" if _is_bucket(facts) else ", or propose changes with --create-pr"
         yield Finding("namespace", "failed", f"you are not a member of {namespace}", fix)
 
 

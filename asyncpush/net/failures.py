@@ -21,7 +21,7 @@ from asyncpush.redaction import redact_headers, redact_text, redact_url
 NETWORK_EXCEPTIONS = (aiohttp.ClientError, OSError, asyncio.TimeoutError, EOFError)
 """What a request may raise when the network is at fault and not our code."""
 
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
+_ERRNO = r"\[Errno (\d+)\]"
 
 
 class StalledError(Exception):
@@ -130,7 +130,7 @@ def _reason(exc: OSError) -> str:
     if isinstance(exc, ssl.SSLError):
         return _tls_reason(exc)
     number = exc.errno
-    if number is None and (found := _ERRNO.search(str(exc))) is not None:
+    if number is None and (found := re.search(_ERRNO, str(exc))) is not None:
         number = int(found[1])
     if number is None:
         number = next((code for kind, code in _KINDS if isinstance(exc, kind)), None)

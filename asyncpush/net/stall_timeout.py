@@ -115,18 +115,20 @@ class StallTimeout:
 class StallGuard:
     """The block of `StallTimeout.guard`."""
 
-    __slots__ = ("_loop", "_scope", "_stall", "_timer")
+    __slots__ = ("_due", "_loop", "_scope", "_stall", "_timer")
 
     def __init__(self, stall: StallTimeout, loop: asyncio.AbstractEventLoop) -> None:
         self._stall = stall
         self._loop = loop
         self._scope = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._timer: asyncio.Handle | None = None
 
     async def __aenter__(self) -> None:
         await self._scope.__aenter__()
         # Nothing to look at yet: most requests are over before the first check.
-        self._timer = self._loop.call_at(self._stall.moved_at + self._stall.limit / 4, self._check)
+        self._due = self._stall.moved_at + self._stall.limit / 4
+        self._timer = self._loop.call_at(self._due, self._check)
 
     async def __aexit__(
         self,
@@ -146,14 +148,15 @@ class StallGuard:
 
     def _check(self) -> None:
         now = self._loop.time()
-        if self._timer is not None and now > self._timer.when():
-            self._stall.ran_late(now - self._timer.when())
+        if now > self._due:
+            self._stall.ran_late(now - self._due)
         left = self._stall.seconds_left()
         if left <= 0:
             self._scope.reschedule(now)
         else:
             # Four checks within the limit: a drain that stops is noticed in time.
-            self._timer = self._loop.call_later(min(left, self._stall.limit / 4), self._check)
+            self._due = now + min(left, self._stall.limit / 4)
+            self._timer = self._loop.call_at(self._due, self._check)
 
 
 _KERNEL_REPORTS_UNSENT = sys.platform in ("linux", "darwin")

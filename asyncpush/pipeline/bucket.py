@@ -182,9 +182,9 @@ class Bucket:
     async def apply(
         self, operations: Sequence[Operation], *, first: Sequence[Operation] = ()
     ) -> list[SyncFailure]:
-        """Send operations in batches, several at once; each batch begins with `first`. Operations
-        that the Hub lists as failed are sent again if that may help. Returns the remaining
-        failures.
+        """Send operations in batches, several at once. Each batch begins with those operations of
+        `first` that are in the same folders, or in folders above. Operations that the Hub lists as
+        failed are sent again if that may help. Returns the remaining failures.
 
         When a batch cannot be sent, no other one is started, and those already started are waited
         for. Raises the `HubError` when the bucket was not changed; otherwise it is included in the
@@ -192,19 +192,19 @@ class Bucket:
         """
         failures: list[SyncFailure] = []
 
-        async def send(batch: Sequence[Operation]) -> None:
+        async def send(found: tuple[Sequence[Operation], Sequence[Operation]]) -> None:
+            start, batch = found
             reason = f"not sent: {self.stopped.message}" if self.stopped else ""
             try:
                 if self.stopped is None:
-                    failures.extend(await self._send([*first, *batch]))
+                    failures.extend(await self._send([*start, *batch]))
             except HubError as exc:
                 self.stopped = self.stopped or exc
                 reason = exc.message
             if reason:
                 failures.extend(SyncFailure(each.path, reason) for each in batch)
 
-        size = buckets.OPERATIONS_LIMIT - len(first)
-        await for_each(batches(operations, size), send, width=BATCHES_AT_ONCE)
+        await for_each(_batches(operations, first), send, width=BATCHES_AT_ONCE)
         if self.stopped is not None and not self.may_have_changed:
             raise self.stopped
         return failures
@@ -284,6 +284,36 @@ class Bucket:
             raise protocol_error(f"the answer to a batch names {unknown[0]!r}, which was not in it")
         found = await self.files([each.path for each in failed])
         return [each for each in failed if not by_path[each.path].shows_in(found)]
+
+
+def folders_of(path: str) -> Iterable[str]:
+    """All folders that contain a path, each with a slash at its end; the outermost one is ""."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield f"{path}/" if path else ""
+
+
+def _batches(
+    operations: Iterable[Operation], first: Iterable[Operation]
+) -> Iterable[tuple[list[Operation], list[Operation]]]:
+    """The operations in batches, each with those of `first` that belong to its folders."""
+    by_folder: dict[str, list[Operation]] = {}
+    for each in first:
+        by_folder.setdefault(next(iter(folders_of(each.path))), []).append(each)
+    start: dict[str, Operation] = {}
+    batch: list[Operation] = []
+    for operation in operations:
+        above = [
+            each for folder in folders_of(operation.path) for each in by_folder.get(folder, ())
+        ]
+        more = sum(each.path not in start for each in above)
+        if batch and len(start) + more + len(batch) >= buckets.OPERATIONS_LIMIT:
+            yield list(start.values()), batch
+            start, batch = {}, []
+        start.update((each.path, each) for each in above)
+        batch.append(operation)
+    if batch:
+        yield list(start.values()), batch
 
 
 def hashed_together(files: Iterable[FileSource]) -> Iterable[list[FileSource]]:

@@ -11,7 +11,7 @@ from asyncpush.concurrency.threads import each_in_thread, in_thread
 from asyncpush.errors import SourceError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt
-from asyncpush.options import PushOptions
+from asyncpush.options import MAX_SIZE, PushOptions
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.verification import all_remote_files, remote_files
 from asyncpush.protocol.commits import AddInline, AddLfs, Change, Delete
@@ -172,7 +172,10 @@ def check_receipts(receipts: Sequence[Receipt]) -> None:
                 "receipts must be what upload_files or receipts_from_json returned, not of type"
                 f" {type(receipt).__name__}"
             )
-        path = receipt.path_in_repo
+        path, size = receipt.path_in_repo, receipt.size
+        if not isinstance(path, str) or not isinstance(size, int) or not 0 <= size <= MAX_SIZE:
+            problems.append(f"{path!r}, {size!r}: not a path and a size")
+            continue
         if (problem := check_path_in_repo(path)) is not None:
             problems.append(f"{path!r}: {problem}")
         if path in seen:

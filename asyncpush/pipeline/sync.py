@@ -2,8 +2,8 @@
 verifies it.
 
 Batches are not transactions; the order of the steps makes a set of files trustworthy. The marker of
-a complete set is removed first, files are added, then deleted, then verified, and the marker is
-written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
+a complete set is removed first, files are added and verified, then others are deleted, and the
+marker is written last, in a batch of its own (see `asyncpush.pipeline.checkpoint_sets`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from asyncpush.options import SyncOptions
 from asyncpush.pipeline.bucket import (
     Bucket,
     BucketStore,
+    folders_of,
     hashed_together,
     hashes_of,
     in_words,
@@ -203,7 +204,7 @@ class SyncRun:
         folders = {self._folder}
         if self._options.delete:
             there = await self._bucket.files_below(self._folder)
-            folders |= set(_folders_of(self._folder))  # the sets that the file may belong to
+            folders |= set(folders_of(self._folder))  # the sets that the file may belong to
             others = {*_markers(folders), *_without_slash(folders), *self._paths(collected)}
             there |= await self._bucket.files([path for path in others if path not in there])
             return there
@@ -211,7 +212,7 @@ class SyncRun:
 
         def names() -> list[str]:
             for path in paths:
-                folders.update(_folders_of(path))
+                folders.update(folders_of(path))
             return list({*paths, *_markers(folders), *_without_slash(folders)})
 
         return await self._bucket.files(await in_thread(self._ctx.threads, names))
@@ -267,9 +268,9 @@ class SyncRun:
         def find() -> tuple[str, ...]:
             report = ProblemReport()
             kept = there.keys() - set(extra)
-            folders = {folder[:-1]: path for path in kept for folder in _folders_of(path)}
+            folders = {folder[:-1]: path for path in kept for folder in folders_of(path)}
             for path in self._paths(collected):
-                for folder in _folders_of(path):
+                for folder in folders_of(path):
                     if folder[:-1] in kept:
                         report.notice(_CONFLICTS, _conflict(folder[:-1], path))
                 if path in folders:
@@ -383,10 +384,14 @@ class SyncRun:
         ctx.events.emit(CommitStarted(len(adds) + len(late), len(extra), None))
         markers = await self._remove_markers(removed)
         self._raise_failures(await self._bucket.apply(adds, first=markers))
-        self._raise_failures(await self._bucket.apply(done.deleting))
+        wanted: dict[str, Operation] = {p: a for p, a in done.adds.items() if a not in late}
+        if done.deleting:
+            if options.verify:  # before anything is deleted that may be the only copy
+                self._raise_failures(await self._bucket.different(wanted))
+            self._raise_failures(await self._bucket.apply(done.deleting, first=markers))
+            wanted = {each.path: each for each in done.deleting}
         if options.verify:
-            lasting = {p: a for p, a in done.adds.items() if a not in late}
-            await self._verify({**lasting, **{each.path: each for each in done.deleting}})
+            await self._verify(wanted)
         if late:
             self._raise_failures(await self._bucket.apply(late))
             if options.verify:
@@ -400,7 +405,7 @@ class SyncRun:
         """The markers of all sets that contain any of these files."""
         folders = {self._folder} if self._options.complete_marker else set[str]()
         for path in (*(add.path for add in adds), *extra):
-            folders |= set(_folders_of(path))
+            folders |= set(folders_of(path))
         found = {path for path in _markers(folders) if path in there}
         return sorted(found.union(self._being_removed(there)))
 
@@ -408,21 +413,25 @@ class SyncRun:
         """Notes saying that a set with these files was being removed: the next removal would
         continue it, although the files have not changed."""
         adds = self._done.adds
-        folders = {folder for path in adds for folder in _folders_of(path)}
+        folders = {folder for path in adds for folder in folders_of(path)}
         notes = (folder + PRUNED for folder in folders)
         return [note for note in notes if note in there and note not in adds]
 
     async def _remove_markers(self, found: Sequence[str]) -> list[Operation]:
         """Remove the markers of all sets that contain any of these files, before anything else
-        changes. Returns the operations that remove them: they go into each later batch as well, in
-        case another writer completes the same set in the meantime."""
+        changes. Returns the operations that remove them: they go into later batches for these sets
+        as well, in case another writer completes the same set in the meantime."""
         markers: dict[str, Operation] = {path: DeleteFile(path) for path in found}
         self._raise_failures(await self._bucket.apply(list(markers.values())))
         self._raise_failures(await self._bucket.different(markers))
         own = self._marker if self._options.complete_marker else None
+        report = ProblemReport()
         for path in found:
             if path.endswith(MARKER) and path != own:
-                self._ctx.warn(f"{path} was removed: the set that it lists has changed")
+                text = f"{path} was removed: the set that it lists has changed"
+                report.notice("markers that were removed", text)
+        for notice in report.notices:
+            self._ctx.warn(notice)
         if own is not None:
             markers[own] = DeleteFile(own)
         return list(markers.values())
@@ -554,13 +563,6 @@ def _content_type(path: str) -> str | None:
 @lru_cache(maxsize=256)
 def _type_of(ending: str) -> str | None:
     return mimetypes.guess_type(f"name{ending}")[0]
-
-
-def _folders_of(path: str) -> Iterable[str]:
-    """All folders that contain a path, including the outermost one, ""."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield f"{path}/" if path else ""
 
 
 def _without_slash(folders: Iterable[str]) -> Iterable[str]:

@@ -52,9 +52,10 @@ class Account:
     """The owner of a token. `role` is None when the Hub does not give it (OAuth, other Hubs).
 
     `orgs` are the user's roles in organisations, by the organisation's name; a role that the Hub
-    does not give is empty. `called` is the token's name in the user's settings, `expires_at` the
-    Unix time at which it expires. `is_oauth` means that it comes from a login in the browser. The
-    Hub gives each of these only for some kinds of token.
+    does not give is empty. With `any_namespace`, the user may write in every namespace but those of
+    the `others`; only the embedded Hub gives these two. `called` is the token's name in the user's
+    settings, `expires_at` the Unix time at which it expires. `is_oauth` means that it comes from a
+    login in the browser. The Hub gives each of these only for some kinds of token.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Account:
     orgs: Mapping[str, str] = field(default_factory=dict)
     grants: tuple[Grant, ...] = ()
     any_namespace: bool = False
+    others: frozenset[str] = frozenset()
     called: str = ""
     expires_at: float | None = None
     is_oauth: bool = False
@@ -84,6 +86,7 @@ def parse_account(response: HubResponse) -> Account:
         },
         grants=_grants(_object(token.get("fineGrained"))),
         any_namespace=answer.get("anyNamespace") is True,
+        others=frozenset(map(str, _list(answer.get("otherUsers")))),
         called=name if isinstance(name, str) else "",
         expires_at=_time(token.get("expiration") or auth.get("expiresAt")),
         is_oauth=str(auth.get("type")).startswith("app_token"),

@@ -25,6 +25,7 @@ from asyncpush.options import (
     RepoType,
     SyncOptions,
     check_space_options,
+    revision_problem,
 )
 
 Kind: TypeAlias = RepoType | Literal["bucket"]
@@ -37,9 +38,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FILE_PAGES = frozenset({"blame", "blob", "raw", "resolve"})
 _FOLDER_PAGE = "tree"
 _BUCKET_PAGES = frozenset({"resolve", _FOLDER_PAGE})
-_SPECIAL_REVISION = re.compile(r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)")
+_SPECIAL_REVISION = r"refs/(?:convert/[\w.-]+|pr/\d+)(?=/|$)"
 """Revisions that contain slashes and are nevertheless written without percent-encoding."""
-_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+_ENCODED = "%[0-9A-Fa-f]{2}"
 
 _FORMS = "use namespace/name, hf://[datasets/]namespace/name[@revision][/path] or the repo's URL"
 _BUCKET_FORM = "use hf://buckets/namespace/name[/path] or the URL of the bucket's page"
@@ -111,7 +112,9 @@ def source_of(text: str, repo_type: RepoType, endpoint: str) -> Address:
     """The source of a copy: an address, or `namespace/name` of a repo of the given type. Raises
     `InvalidRepoIdError`."""
     if is_address(text, endpoint):
-        return parse_address(text, endpoint)
+        address = parse_address(text, endpoint)
+        _check_revision(address)
+        return address
     try:
         check_repo_id(text)
     except InvalidRepoIdError as exc:
@@ -197,6 +200,16 @@ def parse_address(text: str, endpoint: str = PUBLIC_ENDPOINT) -> Address:
     return address
 
 
+def _check_revision(address: Address) -> None:
+    """Raise `InvalidRepoIdError` for a revision that no repo can have."""
+    if address.revision is not None and (problem := revision_problem(address.revision)) is not None:
+        raise _refused(
+            address.text,
+            f"its revision {address.revision!r} {problem}",
+            "name a branch, a tag or a commit",
+        )
+
+
 def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -> PushOptions:
     kind = address.kind
     if kind == "bucket":
@@ -204,6 +217,7 @@ def _filled_in(address: Address, options: PushOptions, given: Collection[str]) -
             f"{address.text} is a bucket, and buckets have no commits",
             suggestion="use sync (`asyncpush sync`) for a bucket, or name a repo",
         )
+    _check_revision(address)
     said: dict[str, str | None] = {
         "repo_type": kind,
         "revision": address.revision,
@@ -266,7 +280,7 @@ def _split_id(rest: str) -> tuple[str, str]:
 
 def _split_revision(text: str, rest: str) -> tuple[str, str]:
     """Split what follows the `@` into revision and path, both as they are written."""
-    if (special := _SPECIAL_REVISION.match(rest)) is not None:
+    if (special := re.match(_SPECIAL_REVISION, rest)) is not None:
         return special[0], rest[special.end() :].removeprefix("/")
     revision, _, path = rest.partition("/")
     if revision == "refs":
@@ -339,7 +353,7 @@ def _parse_page(
     if kind != "bucket" and decoded:
         written, path = _split_revision(text, path)
         revision = written.replace("%2F", "/")
-        if _ENCODED.search(revision):
+        if re.search(_ENCODED, revision):
             raise _refused(
                 text, "its revision is percent-encoded twice", "use an hf:// address instead"
             )

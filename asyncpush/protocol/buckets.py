@@ -238,12 +238,13 @@ def parse_tree(response: HubResponse) -> tuple[list[BucketFile], str | None]:
 def _files(rows: Iterable[Any]) -> Iterable[BucketFile]:
     for item in rows:
         row = an_object(item, "[]")
-        if a_text(row.get("type"), "[].type") != "file":
+        if (kind := row.get("type")) != "file":
+            a_text(kind, "[].type")
             continue
-        xet_hash = row.get("xetHash")
+        xet_hash, uploaded_at = row.get("xetHash"), row.get("uploadedAt")
         yield BucketFile(
             a_text(row.get("path"), "[].path"),
             a_size(row.get("size"), "[].size"),
             None if xet_hash is None else a_sha256(xet_hash, "[].xetHash"),
-            a_text_or_none(row.get("uploadedAt"), "[].uploadedAt") or "",
+            a_text(uploaded_at, "[].uploadedAt") if uploaded_at else "",
         )

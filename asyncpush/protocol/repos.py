@@ -217,7 +217,7 @@ OID_LIMIT = 100
 
 _XET_HASH = re.compile("[0-9a-f]{64}")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\-~/]*")
-_NEXT = re.compile(r'<([^<>]+)>\s*;[^<>,]*rel="?next"?')
+_NEXT = r'<([^<>]+)>\s*;[^<>,]*rel="?next"?'
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,7 @@ def parse_tree(response: HubResponse) -> tuple[list[RemoteFile], str | None]:
 
 def next_page(response: HubResponse) -> str | None:
     """The URL of the page that follows this one; None after the last."""
-    following = _NEXT.search(response.headers.get("link", ""))
+    following = re.search(_NEXT, response.headers.get("link", ""))
     return following[1] if following else None
 
 

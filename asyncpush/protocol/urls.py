@@ -29,9 +29,7 @@ _SITE = re.compile(r"[a-z]+://[^/?#]*")
 """The common prefix of all URLs of one server. They are cached: there are few servers, and parsing
 each URL again takes a tenth of the time of a push of small objects (measured)."""
 
-_NUMBER = re.compile(
-    "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
-)
+_NUMBER = "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
 
 
 def check_endpoint(endpoint: str) -> str:
@@ -208,7 +206,7 @@ def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
     `0177.0.0.1`."""
     numbers = []
     for text in host.split("."):
-        match = _NUMBER.fullmatch(text)
+        match = re.fullmatch(_NUMBER, text)
         if match is None:
             return None
         base = {"hexadecimal": 16, "octal": 8, "decimal": 10}[match.lastgroup or ""]

@@ -190,11 +190,10 @@ _NAMES = (
     ("a file of passwords", r"[._]netrc|\.git-credentials|\.pgpass|\.htpasswd|\.pypirc"),
 )
 _NAMED = re.compile("|".join(f"({pattern})" for _, pattern in _NAMES))
-_TEMPLATES = re.compile(r"\b(?:example|sample|template|dist|defaults?)\b")
-_PLACEHOLDERS = re.compile(
-    rb"example|sample|x{4}|\*{3}|0{6}|your|placeholder|changeme|dummy|fake|redacted|insert|replace"
-    rb"|abcdef|1234567|7654321",
-    re.IGNORECASE,
+_TEMPLATES = r"\b(?:example|sample|template|dist|defaults?)\b"
+_PLACEHOLDERS = (
+    rb"(?i)example|sample|x{4}|\*{3}|0{6}|your|placeholder|changeme|dummy|fake|redacted|insert|replace"
+    rb"|abcdef|1234567|7654321"
 )
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-+/")
 _WORD_MARKS = bytes(ord("w" if byte in _WORD else " ") for byte in range(256))
@@ -246,7 +245,7 @@ def _leaks_of(file: FileSource, read: ReadSome) -> list[Leak]:
 
 def _kinds_by_name(name: str) -> Iterator[str]:
     match = _NAMED.fullmatch(name)
-    if match is not None and not _TEMPLATES.search(name):
+    if match is not None and not re.search(_TEMPLATES, name):
         yield _NAMES[(match.lastindex or 0) - 1][0]
 
 
@@ -298,4 +297,4 @@ def _is_random(secret: bytes | None) -> bool:
     """Whether it is not a placeholder of the kind that docs and examples use."""
     if secret is None:
         return True
-    return len(set(secret)) >= _FEWEST_DIFFERENT and not _PLACEHOLDERS.search(secret)
+    return len(set(secret)) >= _FEWEST_DIFFERENT and not re.search(_PLACEHOLDERS, secret)

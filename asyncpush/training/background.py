@@ -102,6 +102,8 @@ class BackgroundUploader:
         self._thread: threading.Thread | None = None
         self._followers: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._ended = False
+        """Whether the thread has ended, or is about to and runs nothing any more."""
         # Set by the thread before the first push:
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop
@@ -144,6 +146,8 @@ class BackgroundUploader:
         """Start a sync to a bucket and return at once; see `asyncpush.sync`. The source must not
         change until the sync has ended. Raises `InvalidRepoIdError` when `address` is not the
         address of a bucket."""
+        if not isinstance(options, SyncOptions | None):
+            raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
         self._start()
         bucket, _ = bucket_of(address, self._uploader.endpoint)
         job: Job[SyncResult] = self._new_job(bucket.repo_id)
@@ -152,7 +156,11 @@ class BackgroundUploader:
 
     def _begin(self, job: Job[T], start: Callable[[], Handle[T]]) -> None:
         def begin() -> None:
-            handle = start()
+            try:
+                handle = start()
+            except Exception as exc:  # otherwise everyone who waits for it would wait for ever
+                job.fail(exc)
+                return
             job.handle = handle
             self._keep(asyncio.create_task(job.follow(handle)))
 
@@ -321,7 +329,7 @@ class BackgroundUploader:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this BackgroundUploader is closed")
-        if self._thread is not None and not self._thread.is_alive():
+        if self._ended:
             raise RuntimeError("the thread of this BackgroundUploader has died: see the log")
 
     def _in_forked_child(self) -> bool:
@@ -355,7 +363,11 @@ class BackgroundUploader:
             else:  # For example, a stream or callback of the caller's raised SystemExit.
                 logger.exception("the background thread has died")
         finally:
-            for job in self._jobs:
+            with self._lock:  # no further job is accepted
+                if self._thread is threading.current_thread():
+                    self._ended = True
+                jobs = self._jobs
+            for job in jobs:
                 job.give_up()
 
     def _keep(self, task: asyncio.Task[None]) -> None:

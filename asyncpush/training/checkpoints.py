@@ -334,8 +334,10 @@ class CheckpointPusher:
         if name is None and not isinstance(item.source, str | os.PathLike):
             raise ValueError("give the checkpoint a name, such as push(source, name='step-1000')")
         name = _name_of(item.source) if name is None else name
-        if not name or "/" in name or (problem := check_path_in_repo(name)):
-            why = problem if name and "/" not in name else "must be the name of one folder"
+        why = check_path_in_repo(name) if isinstance(name, str) and name else ""
+        if why == "" or any(slash in name for slash in "/\\"):
+            why = "must be the name of one folder"
+        if why is not None:
             raise ValueError(f"the checkpoint's name {name!r} {why}")
         return name
 

@@ -102,7 +102,10 @@ class Job(Generic[T]):
         except asyncio.CancelledError:
             self.give_up()
         except Exception as exc:
-            self.future.set_exception(exc)
+            self.fail(exc)
+
+    def fail(self, error: Exception) -> None:
+        self.future.set_exception(error)
 
     def give_up(self) -> None:
         if not self.done():

@@ -230,6 +230,17 @@ CASES = [
         "any is yours",
         "",
     ),
+    (
+        "namespace",
+        facts(
+            target=Target(Repo("ann/b", "bucket")),
+            account=Account("ben", any_namespace=True, others=frozenset({"ann"})),
+            may_write=None,
+        ),
+        FAILED,
+        "not a member of ann",
+        "use a namespace of yours (ben)",
+    ),
     ("repo", FINE, OK, "model me/m exists", ""),
     ("repo", facts(head=NO_REPO), OK, "a push creates it", ""),
     ("repo", facts(head=NO_BRANCH), OK, "exists", ""),

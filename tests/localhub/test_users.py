@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from asyncpush import UploadConfig, Uploader
 from asyncpush.localhub import LocalHub
 from tests.localhub.conftest import HubClient
 
@@ -130,3 +131,14 @@ async def test_gated_files_need_access(client: HubClient) -> None:
         stranger = await client.get(path, token=None)
         assert (stranger.status, stranger.error_code) == (401, "GatedRepo")
     assert (await client.post(BATCH, download, token="hf_ben")).status == 403
+
+
+@pytest.mark.parametrize(
+    ("namespace", "verdict"), [("ben", "ok"), ("org", "ok"), ("ann", "failed")]
+)
+async def test_the_doctor_knows_the_other_users_namespaces(
+    namespace: str, verdict: str, client: HubClient
+) -> None:
+    async with Uploader("hf_ben", client.url, UploadConfig(progress="none")) as uploader:
+        findings = await uploader.doctor(f"hf://buckets/{namespace}/new")
+    assert {check.name: check.verdict for check in findings}["namespace"] == verdict

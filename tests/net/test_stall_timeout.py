@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 
 import anyio
 import pytest
@@ -101,3 +102,15 @@ async def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall() -> Non
             await anyio.sleep_forever()
     assert reached == 363
     assert 30 <= loop.time() - reached <= 31
+
+
+def test_a_short_timeout_ends_with_uvloop() -> None:
+    """Its timers of less than a millisecond are of another kind."""
+
+    async def stall() -> None:
+        with pytest.raises(StalledError):
+            async with StallTimeout(0.001).guard():
+                await asyncio.sleep(30)
+
+    uvloop = importlib.import_module("uvloop")
+    uvloop.run(stall())

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from asyncpush import SourceError, SyncError, SyncOptions, UploadConfig, Uploader
 from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED, SetMarker
+from asyncpush.protocol import buckets
 from tests.buckets import BatchLog, bytes_of, rows_of
 from tests.conftest import TOKEN, open_hub
 from tests.fake_bucket import FakeBucket, Killed, prune, sync_to
@@ -113,6 +114,34 @@ async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     assert within.warnings == (
         f"run/step-2/{MARKER} was removed: the set that it lists has changed",
     )
+
+
+async def test_more_sets_may_change_than_a_batch_has_operations(
+    uploader: Uploader, hub: LocalHub, log: BatchLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "OPERATIONS_LIMIT", 5)
+    await uploader.sync(version(1), STEP, WHOLE)
+    marker = (await bytes_of(hub))[f"run/step-1/{MARKER}"]
+    mirror: dict[str, bytes] = {}
+    for number in range(12):
+        mirror |= {f"s{number}/{name}": content for name, content in version(1).items()}
+        mirror[f"s{number}/{MARKER}"] = marker
+    await uploader.sync(mirror, RUN)
+    assert len(await names_in(uploader)) == 13
+    log.batches.clear()
+
+    changed = {f"s{number}/a": b"other" for number in range(11)}
+    result = await uploader.sync(changed, RUN, SyncOptions(verify=False))
+    assert len(result.files_uploaded) == 11
+    assert len(result.warnings) == 11  # one for each of the first ten, and how many more there are
+    assert sorted(await names_in(uploader)) == ["s11", "step-1"]
+    assert max(map(len, log.batches)) == 5
+    for batch in log.batches:  # a set's marker is removed again with each change of its files
+        paths = {row["path"] for row in batch}
+        names = {path.removesuffix("/a") for path in paths if path.endswith("/a")}
+        assert {f"{name}/{MARKER}" for name in names} <= paths
+    found = await bytes_of(hub)
+    assert {path: found[f"run/{path}"] for path in changed} == changed
 
 
 async def test_a_mirror_of_sets_writes_their_markers_after_their_files(

@@ -546,6 +546,15 @@ async def test_values_of_a_wrong_type_are_named(uploader: Uploader, tmp_path: Pa
                 await made
 
 
+@pytest.mark.parametrize(("path", "size"), [(None, 1), (b"a", 1), ("a", "1"), ("a", 1 << 70)])
+async def test_receipts_without_a_path_or_size_are_named(
+    path: Any, size: Any, uploader: Uploader
+) -> None:
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    with pytest.raises(SourceError, match="not a path and a size"):
+        await uploader.commit("me/m", [Receipt(path, size, "0" * 64, "lfs")])
+
+
 async def test_receipts_may_come_from_a_generator(uploader: Uploader) -> None:
     receipts = await uploader.upload_files("me/m", {"a.txt": b"1", "b.txt": b"2"})
     result = await uploader.commit("me/m", (receipt for receipt in receipts))

@@ -432,6 +432,17 @@ async def test_a_falsely_confirmed_batch_is_an_error(
         await uploader.sync({"a": b"a"}, RUN)
 
 
+async def test_nothing_is_deleted_before_what_was_added_is_there(
+    uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.sync({"old": b"a"}, RUN)
+    faults.add("bucket-batch", "nothing applied", nth=2)
+    with pytest.raises(SyncError, match="run/renamed: missing") as caught:
+        await uploader.sync({"renamed": b"a"}, RUN, SyncOptions(delete=True))
+    assert caught.value.result.files_deleted == ()
+    assert await bytes_of(hub) == {"run/old": b"a"}
+
+
 async def test_without_verify_the_hubs_answer_is_believed(
     uploader: Uploader, faults: FaultLayer
 ) -> None:

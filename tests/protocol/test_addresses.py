@@ -15,10 +15,12 @@ from asyncpush import InvalidRepoIdError, PushOptions
 from asyncpush.options import PUBLIC_ENDPOINT
 from asyncpush.protocol.addresses import (
     Address,
+    any_target_of,
     bucket_of,
     is_address,
     names_bucket,
     parse_address,
+    source_of,
     target_of,
 )
 
@@ -178,6 +180,15 @@ def test_a_refused_address_says_why_in_plain_words(text: str, expected: str) -> 
         parse_address(text)
 
     assert f"{text} is not the address of a repo: {expected}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["hf://me/m@a..b", "https://huggingface.co/me/m/tree/-x"])
+def test_a_revision_that_git_cannot_have_is_refused(text: str) -> None:
+    for read in (target_of, any_target_of):
+        with pytest.raises(InvalidRepoIdError, match=r"its revision '(a..b|-x)' "):
+            read(text, PushOptions(), PUBLIC_ENDPOINT)
+    with pytest.raises(InvalidRepoIdError, match=r"its revision '(a..b|-x)' "):
+        source_of(text, "model", PUBLIC_ENDPOINT)
 
 
 def test_a_bucket_is_refused_where_a_commit_is_made() -> None:

@@ -274,6 +274,7 @@ async def test_what_can_be_read_again_is(spool_dir: Path) -> None:
 
 
 async def test_only_streams_that_exist_are_remembered(spool_dir: Path) -> None:
+    gc.collect()  # those of other tests
     before = len(spool._earlier)
     stream = Iterator_(b"content")
     async with Spool(spool_dir, memory=100) as held:

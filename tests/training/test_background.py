@@ -25,16 +25,20 @@ from asyncpush import (
     CheckpointReport,
     HubError,
     InvalidRepoIdError,
+    PushHandle,
     PushOptions,
     PushTicket,
     SourceError,
     UploadConfig,
+    Uploader,
     UploadProgress,
+    UploadResult,
 )
 from asyncpush.localhub import LocalHub
 from asyncpush.training import background
 from asyncpush.training.background import _wait_at_exit
 from asyncpush.training.checkpoints import OnError
+from asyncpush.training.tickets import Job
 from tests.conftest import TOKEN
 from tests.faults import FaultLayer
 from tests.reading import download, files_of
@@ -177,6 +181,47 @@ def test_each_ticket_has_its_own_outcome(bg: BackgroundUploader, hub: LocalHub) 
 def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader) -> None:
     with pytest.raises(InvalidRepoIdError):
         bg.push("not a repo", b"")
+
+
+def test_options_of_another_kind_are_refused_where_they_are_given(bg: BackgroundUploader) -> None:
+    with pytest.raises(TypeError, match="options must be SyncOptions, not PushOptions"):
+        bg.sync({}, "hf://buckets/me/b", PushOptions())  # type: ignore[arg-type]
+
+
+def test_a_push_that_cannot_be_started_fails_its_ticket(
+    bg: BackgroundUploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_push(*args: object) -> PushHandle:
+        raise RuntimeError("not now")
+
+    monkeypatch.setattr(Uploader, "start_push", start_push)
+    ticket = bg.push("me/m", b"")
+    with pytest.raises(RuntimeError, match="not now"):
+        ticket.result(timeout=30)
+
+
+def test_no_push_is_accepted_once_the_thread_runs_nothing_more(
+    bg: BackgroundUploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would never end. The thread itself may live on for a moment."""
+    first = bg.push("me/m", {"a.txt": b"a"})
+    first.result(timeout=30)
+    over, seen = threading.Event(), threading.Event()
+    give_up = Job.give_up
+
+    def pausing(job: Job[UploadResult]) -> None:
+        give_up(job)
+        over.set()
+        assert seen.wait(30)
+
+    monkeypatch.setattr(Job, "give_up", pausing)
+    bg._loop.call_soon_threadsafe(bg._stop.set)  # as if it had died
+    assert over.wait(30)
+    try:
+        with pytest.raises(RuntimeError, match="has died"):
+            bg.push("me/m", {"b.txt": b"b"})
+    finally:
+        seen.set()
 
 
 def test_a_cancelled_push_commits_nothing(

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,6 +197,16 @@ async def test_older_checkpoints_that_cannot_be_removed_are_a_warning(
     assert "older checkpoints were not removed" in last.synced.warnings[0]
     warned = [r for r in caplog.records if r.name == "asyncpush.checkpoints"]
     assert [record.levelno for record in warned] == [logging.WARNING]
+
+
+async def test_a_name_that_is_no_folder_of_its_own_is_refused(uploader: Uploader) -> None:
+    """With a backslash it would be two folders, and the set would never be listed or removed."""
+    name: Any
+    async with CheckpointPusher(uploader, RUN) as pusher:
+        for name in ("", "a/b", "a\\b", "..", "a\0", "x" * 300, 5):
+            with pytest.raises(ValueError, match="the checkpoint's name"):
+                await pusher.push({"a": b"1"}, name=name)
+        assert (await pusher.flush()).outcomes == ()
 
 
 async def test_what_does_not_go_together_is_said_at_once(uploader: Uploader) -> None:

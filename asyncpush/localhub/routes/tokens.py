@@ -58,7 +58,9 @@ async def whoami(request: web.Request) -> web.Response:
             "isPro": False,
             "canPay": False,
             "orgs": [],
-            "anyNamespace": True,  # Specific to this hub, for `asyncpush doctor`.
+            # Specific to this hub, for `asyncpush doctor`.
+            "anyNamespace": True,
+            "otherUsers": sorted(state_of(request).users.names - {user}),
             "auth": auth,
         }
     )

@@ -339,14 +339,15 @@ class XetUpload:
         """Like `add`, for several files: small ones are passed to hf_xet many in one thread hop.
         With `changed`, followed files that have changed are added there, by path in the repo, and
         not sent."""
-        small = [file for file in files if self._is_small(file)]
+        small, large = list[FileSource](), list[FileSource]()
+        for file in files:
+            (small if self._is_small(file) else large).append(file)
         if tiny := [file for file in small if file.size <= TINY_FILE]:
             await self._add(tiny, self._start(tiny, changed))
         if others := [file for file in small if file.size > TINY_FILE]:
             await self._add(others, self._read(others, changed))
-        for file in files:
-            if not self._is_small(file):
-                await self._add([file], self._feed(file, changed))
+        for file in large:
+            await self._add([file], self._feed(file, changed))
 
     async def _add(
         self,

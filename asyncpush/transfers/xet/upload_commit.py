@@ -232,11 +232,11 @@ class XetCommit:
         def wait() -> Any:
             report = self._commit.wait_to_finish()
             self._reports.finish()
+            with self._watch.reading():
+                check_unchanged(files, changed)
             return report
 
-        report = await self._call(wait, files)
-        await self._check_unchanged(files, changed)
-        return report
+        return await self._call(wait, files)
 
     async def abort(self) -> None:
         """Stop. Waits for hf_xet no longer than `GRACE`."""
@@ -246,15 +246,9 @@ class XetCommit:
         self._reports.end()
         abort(self._commit)
 
-    async def _check_unchanged(
-        self,
-        files: Sequence[FileSource],
-        changed: dict[str, SourceChangedError] | None = None,
-        *,
-        thoroughly: bool = False,
-    ) -> None:
+    async def _check_unchanged(self, files: Sequence[FileSource]) -> None:
         def check() -> None:
-            check_unchanged(files, changed, thoroughly=thoroughly)
+            check_unchanged(files, thoroughly=True)
 
         with self._watch.reading():
             await unless_stalled(check, self._watch)
@@ -280,7 +274,7 @@ class XetCommit:
         except Exception as exc:
             if self._stalled is not None:  # another call noticed the stall and stopped this one
                 raise self._stalled from None
-            await self._check_unchanged(files, thoroughly=True)
+            await self._check_unchanged(files)
             raise self.access.failed(exc) from None
 
 
@@ -349,6 +343,8 @@ class XetPositions:
         """Those that the store does not have to the end."""
         self._partly_sent: dict[int, _Followed] = {}
         """Those of which fewer bytes count as sent than the store has."""
+        self._read_last: list[_Followed] = []
+        """Those that hf_xet has read some of, according to its last report."""
         self._read = self._stored = self._sent = 0
         self._ended = False
 
@@ -375,6 +371,7 @@ class XetPositions:
         self._unread.clear()
         self._unstored.clear()
         self._partly_sent.clear()
+        self._read_last.clear()
         self._read = self._stored = self._sent = 0
 
     def end(self) -> None:
@@ -391,11 +388,12 @@ class XetPositions:
     def _report(self, read: int, stored: int, sent: int) -> None:
         if self._ended:
             return
-        found = self._share_out(read - self._read)
+        read_before, self._read_last = self._read_last, self._share_out(read - self._read)
         moved = self._share_out_stored(max(stored, sent) - self._stored)
         moved |= self._share_out_sent(sent - self._sent, moved)
-        for followed in found:
-            if followed.read > followed.stored:  # else the next event says it as well
+        for followed in read_before:
+            # What a quick store has by now needs no event for having been read.
+            if followed.read > followed.stored:
                 self._emit_read(followed)
         for followed in moved.values():
             size = followed.stored if followed.size is None else followed.size
