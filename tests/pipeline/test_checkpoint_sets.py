@@ -106,13 +106,15 @@ async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     await uploader.sync(version(1), f"{RUN}/step-2", WHOLE)
     result = await uploader.sync({"step-1/a": b"other", "step-2/a": version(1)["a"]}, RUN)
     assert result.warnings == (
-        f"run/step-1/{MARKER} was removed: the set that it lists has changed",
+        f"run/step-1/{MARKER} was removed, since files in its folder have changed; sync that folder"
+        " with complete_marker (--marker) to mark it as complete again",
     )
     assert await names_in(uploader) == ["step-2"]
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
     within = await uploader.sync(version(1), f"{RUN}/step-2/within", WHOLE)  # with its own marker
     assert within.warnings == (
-        f"run/step-2/{MARKER} was removed: the set that it lists has changed",
+        f"run/step-2/{MARKER} was removed, since files in its folder have changed; sync that folder"
+        " with complete_marker (--marker) to mark it as complete again",
     )
 
 
