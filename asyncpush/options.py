@@ -58,6 +58,9 @@ CHUNKS_PER_PART = 2 * PIECES_PER_WRITE
 
 _YES = frozenset({"1", "ON", "YES", "TRUE"})
 
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Environment variables that forbid requests if they are true."""
+
 
 def is_true(*variables: str, environ: Mapping[str, str] | None = None) -> bool:
     """Whether one of these environment variables is 1, on, yes or true, in upper or lower case, as

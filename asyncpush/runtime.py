@@ -70,6 +70,7 @@ from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
     LOCAL,
+    OFFLINE_VARIABLES,
     PIECES_PER_WRITE,
     EventSink,
     PushOptions,
@@ -433,8 +434,6 @@ def _result_card(result: UploadResult) -> str:
 
 show_results_as(_result_card)
 
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-
 
 @asynccontextmanager
 async def open_runtime(
@@ -544,13 +543,14 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
 
 
 def _check_online(endpoint: str) -> None:
-    """Raise `HubError` for a Hub on another machine if the environment forbids network access."""
-    where = urls.check_endpoint(endpoint)
-    if is_true(*_OFFLINE) and not urls.is_loopback(urls.origin(where)[1]):
-        names = [name for name in _OFFLINE if is_true(name)]
+    """Raise `HubError` if the environment forbids requests, as the official client does for every
+    URL; `ValueError` if this is none."""
+    urls.check_endpoint(endpoint)
+    if is_true(*OFFLINE_VARIABLES):
+        names = [name for name in OFFLINE_VARIABLES if is_true(name)]
         raise HubError(
             f"{names[0]} is set: nothing can be pushed",
-            suggestion=f"unset {' and '.join(names)}, or push to a Hub on this machine"
+            suggestion=f"unset {' and '.join(names)}, or push to the embedded Hub"
             " (endpoint='local', --endpoint local)",
         )
 

@@ -90,8 +90,8 @@ class Uploader:
     Raises `RuntimeError` when it is used outside the block, while the block is being left, or in
     another event loop than the one in which it was opened (another thread, a forked process);
     `ValueError` for an endpoint that is not an http(s) URL, `ImportError` for a missing extra, and
-    `HubError` when `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set and the endpoint is not on
-    this machine.
+    `HubError` when `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set and the endpoint is not
+    "local".
 
     Example:
         >>> async def main():

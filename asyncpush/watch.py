@@ -213,6 +213,8 @@ class FolderWatch:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("this watch was entered already: create a new one")
+        if not self._is_there():  # it may be about to be created, or misspelt
+            logger.warning("%r does not exist yet: nothing is pushed until it does", self._folder)
         self._task = asyncio.create_task(self._run(), name=f"watch {self._folder}")
         return self
 

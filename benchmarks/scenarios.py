@@ -131,6 +131,15 @@ def _killed(*shares: float) -> tuple[Entry, ...]:
     return tuple(Entry(f"at {share:.0%}", "killed", {"kill_at": share}) for share in shares)
 
 
+def _killed_fixed(*shares: float) -> tuple[Entry, ...]:
+    """As many parts at once as the network needs, from the start: no limit that has to find out
+    loses less."""
+    return tuple(
+        Entry(f"at {share:.0%}, 4 parts", "killed", {"kill_at": share, "fixed_parts": 4})
+        for share in shares
+    )
+
+
 def _cpu(limit: float, unchecked_limit: float) -> tuple[Target, ...]:
     return (
         Target("cpu", OURS, (OFFICIAL,), at_most=limit),
@@ -560,7 +569,7 @@ SCENARIOS = (
         "killed at 25, 60 and 90 %, then pushed again: bytes in all over the size",
         FileSet(1, 256 * MIB),
         FileSet(1, 64 * MIB),
-        _killed(0.25, 0.6, 0.9),
+        (*_killed(0.25, 0.6, 0.9), *_killed_fixed(0.25, 0.6, 0.9)),
         Network(per_connection=60e6, aggregate=200e6, latency=0.03),
         targets=tuple(
             Target("sent_share", entry.label, at_most=1.15) for entry in _killed(0.25, 0.6, 0.9)

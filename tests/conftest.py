@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -49,12 +49,44 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(timeouts, timeouts.__name__)
 
 
+HUBS = {"hub", "hub_in_thread", "site"}
+"""Fixtures that start an embedded Hub."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Properties are not traced: it costs half as much again, and what they call is covered by the
-    tests that name its cases."""
+    """Properties are not traced, and of a parametrized test with a Hub only the first case is. It
+    costs nearly as much again, and hardly a line is run by the other cases alone."""
+    traced = set()
     for item in items:
-        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        function, _, case = item.nodeid.partition("[")
+        is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        has_hub = not HUBS.isdisjoint(getattr(item, "fixturenames", ()))
+        if is_property or (case and has_hub and function in traced):
             item.add_marker("no_cover")
+        traced.add(function)
+
+
+def _fixtures_uncovered(item: pytest.Item) -> Generator[None, object, object]:
+    """What pytest-cov does for `no_cover`, for the fixtures of such a test too."""
+    plugin = item.config.pluginmanager.get_plugin("_cov")
+    controller = plugin and plugin.cov_controller
+    if controller is None or item.get_closest_marker("no_cover") is None:
+        return (yield)
+    controller.pause()
+    try:
+        return (yield)
+    finally:
+        controller.resume()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _fixtures_uncovered(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _fixtures_uncovered(item))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -340,7 +340,7 @@ async def test_a_folder_that_never_came_is_warned_of(
     uploader: Uploader, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with uploader.watch(tmp_path / "never", "me/m"):
-        pass
+        assert "does not exist yet: nothing is pushed until it does" in caplog.text
     assert "does not exist: nothing more was pushed" in caplog.text
 
 

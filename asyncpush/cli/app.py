@@ -33,7 +33,7 @@ EXIT_CODES = {
     1: "failed",
     2: "usage: a bad argument, option, manifest or repo id",
     3: "not authorised: no token, a wrong one, or one without the right",
-    4: "conflict: somebody else's commit came first",
+    4: "conflict: others committed first, or have closed the pull request",
     5: "done, but the result, or a file such as of --events or --timeline, could not be written",
     130: "interrupted by Ctrl-C (143: by SIGTERM); run it again to resume",
     141: "the reader of --json closed the pipe; the push may be done",

@@ -31,7 +31,7 @@ from asyncpush.errors import IntegrityError
 from asyncpush.events import PartStored, Record
 from asyncpush.listeners.format import format_bytes, format_rate, format_seconds, format_share
 from asyncpush.models import CARD_NAME, UploadResult
-from asyncpush.options import default_cache_dir
+from asyncpush.options import OFFLINE_VARIABLES, default_cache_dir
 
 
 @command(
@@ -63,7 +63,7 @@ def show(output: Output, keep: Path | None) -> None:
         make_model(folder)
         root = default_cache_dir() / "hub"
         hub = stack.enter_context(serve_in_thread(root))
-        _bypass_proxies()
+        _allow_requests_to_this_machine()
         output.note(*paragraph(f"the embedded Hub: {hub.url}, stored in {root}", sys.stderr))
         parts = 0
 
@@ -94,8 +94,11 @@ def show(output: Output, keep: Path | None) -> None:
         output.result(lines, result_document(results[-1]) | facts | {"pushes": pushes})
 
 
-def _bypass_proxies() -> None:
-    """Exclude this machine from the proxies of the environment."""
+def _allow_requests_to_this_machine() -> None:
+    """Exclude it from the proxies of the environment, and end offline mode: the demo asks no other
+    machine."""
+    for name in OFFLINE_VARIABLES:
+        os.environ.pop(name, None)
     spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     os.environ["no_proxy"] = f"{spared},127.0.0.1" if spared else "127.0.0.1"
 

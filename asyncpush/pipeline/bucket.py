@@ -301,12 +301,18 @@ def _batches(
     by_folder: dict[str, list[Operation]] = {}
     for each in first:
         by_folder.setdefault(next(iter(folders_of(each.path))), []).append(each)
+    if not by_folder:
+        yield from (([], batch) for batch in batches(operations, buckets.OPERATIONS_LIMIT))
+        return
     start: dict[str, Operation] = {}
     batch: list[Operation] = []
+    belonging: dict[str, list[Operation]] = {}
     for operation in operations:
-        above = [
-            each for folder in folders_of(operation.path) for each in by_folder.get(folder, ())
-        ]
+        inside = operation.path.rpartition("/")[0]
+        if (above := belonging.get(inside)) is None:
+            folders = folders_of(operation.path)
+            above = [each for folder in folders for each in by_folder.get(folder, ())]
+            belonging[inside] = above
         more = sum(each.path not in start for each in above)
         if batch and len(start) + more + len(batch) >= buckets.OPERATIONS_LIMIT:
             yield list(start.values()), batch

@@ -49,6 +49,7 @@ from asyncpush.protocol.buckets import (
     DeleteFile,
     Operation,
     address_of,
+    is_lasting,
 )
 from asyncpush.sources import CollectedSources, folder_prefix
 from asyncpush.sources.paths import PatternFilter
@@ -56,6 +57,11 @@ from asyncpush.sources.problem_report import ProblemReport
 
 LOOKUPS_AT_ONCE = 64
 
+_MARK_AGAIN = "sync that folder with complete_marker (--marker) to mark it as complete again"
+_LASTING = (
+    "do what the reasons ask for (leave files out with ignore_patterns (--exclude), rename them, or"
+    " get permission or storage); then sync again: only what is missing or different is sent"
+)
 _CONFLICTS = "files and folders of the same name"
 
 TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
@@ -281,9 +287,11 @@ class SyncRun:
             self._ctx.warn(notice)
         if collected.one_file and not self._options.delete:
             for path in self._paths(collected):
-                below = None if path in there else await self._bucket.one_below(f"{path}/")
-                if below is not None:
-                    self._ctx.warn(_conflict(path, below))
+                if path in there:
+                    continue
+                with contextlib.suppress(HubError):  # it is only a warning
+                    if (below := await self._bucket.one_below(f"{path}/")) is not None:
+                        self._ctx.warn(_conflict(path, below))
 
     def _extra(self, collected: CollectedSources, there: dict[str, BucketFile]) -> list[str]:
         """The files to delete: those below the address that the patterns select and the source does
@@ -428,7 +436,7 @@ class SyncRun:
         report = ProblemReport()
         for path in found:
             if path.endswith(MARKER) and path != own:
-                text = f"{path} was removed: the set that it lists has changed"
+                text = f"{path} was removed, since files in its folder have changed; {_MARK_AGAIN}"
                 report.notice("markers that were removed", text)
         for notice in report.notices:
             self._ctx.warn(notice)
@@ -500,6 +508,7 @@ class SyncRun:
                 f" {in_words(failures)}",
                 failures=failures,
                 result=self._result(verified=False),
+                suggestion=_LASTING if all(is_lasting(each.reason) for each in failures) else "",
             ) from self._bucket.stopped
 
     async def _dry_run(

@@ -112,7 +112,12 @@ class FailedOperation:
     @property
     def may_pass(self) -> bool:
         """Whether repeating the operation may help. It does not if the reason is permanent."""
-        return _LASTING.search(self.reason) is None
+        return not is_lasting(self.reason)
+
+
+def is_lasting(reason: str) -> bool:
+    """Whether a reason that the Hub gives for a failed operation is permanent."""
+    return _LASTING.search(reason) is not None
 
 
 def address_of(bucket: Repo) -> str:

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
@@ -100,6 +101,8 @@ class BackgroundUploader:
         self._lock = threading.Lock()
         self._jobs: list[Job[Any]] = []
         self._thread: threading.Thread | None = None
+        self._taking: set[Future[None]] = set()
+        """Checkpoints that are being taken, of which no job knows yet."""
         self._followers: set[asyncio.Task[None]] = set()
         self._closed = False
         self._ended = False
@@ -282,17 +285,26 @@ class BackgroundUploader:
             was_closed, self._closed = self._closed, True
             if was_closed or self._thread is None:
                 return []
+            taking = list(self._taking)
+        began = time.monotonic()
         jobs = self._jobs
         lost: list[str] = []
         try:
+            for taken in taking if cancel else ():
+                taken.cancel()
+            wait_for(taking, timeout)
+            jobs = self._jobs  # with those of the checkpoints that were taken
             if cancel:
                 cancel_all(jobs)
             for job in jobs:
                 if job.ask_to_end is not None:
                     job.ask_to_end()
-            running = settle(jobs, timeout)
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+            running = settle(jobs, left)
             lost = [amount_of(job) for job in running]
         finally:
+            for taken in taking:
+                taken.cancel()
             cancel_all(jobs)
             # A callback of the caller's may block, for example.
             for job in settle(jobs, CANCEL_GRACE):
@@ -300,7 +312,7 @@ class BackgroundUploader:
             self._in_loop(self._stop.set)
             self._thread.join(CANCEL_GRACE)
             _open.discard(self)
-            for job in jobs:
+            for job in self._jobs:
                 if failure := job.unseen_failure():
                     logger.error("the push to %s failed, %s", job.repo_id, failure)
         return lost
@@ -443,11 +455,14 @@ class BackgroundCheckpoints:
             self._owner._check_open()
             taking = self._take(source, options, name)
             taken = asyncio.run_coroutine_threadsafe(taking, self._owner._loop)
+            self._owner._taking.add(taken)
         try:
             wait_for([taken], None)
         except BaseException:
             taken.cancel()
             raise
+        finally:
+            self._owner._taking.discard(taken)
         taken.result()
 
     def flush(self, timeout: float | None = None) -> CheckpointReport:

@@ -1,4 +1,5 @@
 """asyncpush, killed once the store has `kill_at` of the bytes (SIGKILL), then started again.
+Option: fixed_parts.
 
 The server counts what arrived of both pushes; `received` over the size is what the kill cost.
 What the client says that it has sent is no measure: a part of it waits in the kernel's buffers.
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.rivals.measuring import RECEIVED, TOKEN, Figures, Job
+from benchmarks.rivals.ours import fix_parts
 
 POLL_INTERVAL = 0.02
 
@@ -27,10 +30,11 @@ def main() -> None:
         asyncio.run(push(job))
         return
     size = sum(path.stat().st_size for path in Path(job.folder).rglob("*") if path.is_file())
-    argument = json.dumps({**job.as_dict(), "options": {"child": True}})
+    kill_at = job.options["kill_at"]
+    argument = json.dumps({**job.as_dict(), "options": {**job.options, "child": True}})
     with figures.measuring():
         with subprocess.Popen([sys.executable, "-m", __spec__.name, argument]) as child:
-            wait_for(job.endpoint, int(job.options["kill_at"] * size), child)
+            wait_for(job.endpoint, int(kill_at * size), child)
             child.kill()
         if child.returncode != -signal.SIGKILL:
             raise AssertionError(f"the push ended with {child.returncode}")
@@ -51,7 +55,10 @@ def wait_for(endpoint: str, received: int, child: subprocess.Popen[bytes]) -> No
 async def push(job: Job) -> None:
     import asyncpush
 
-    config = asyncpush.UploadConfig(cache_dir=job.scratch, progress="none")
+    options: dict[str, Any] = {}
+    if "fixed_parts" in job.options:
+        fix_parts(job.options["fixed_parts"], options)
+    config = asyncpush.UploadConfig(cache_dir=job.scratch, progress="none", **options)
     await asyncpush.push_to_hub(
         job.repo, job.folder, token=TOKEN, endpoint=job.endpoint, config=config
     )

@@ -21,7 +21,7 @@ def main() -> None:
         import asyncpush
 
     if "fixed_parts" in options:
-        _fix_parts(options.pop("fixed_parts"), options)
+        fix_parts(options.pop("fixed_parts"), options)
     config = asyncpush.UploadConfig(cache_dir=job.scratch, progress="none", **options)
 
     async def push() -> None:
@@ -71,7 +71,7 @@ def _lag(figures: Figures, *, enabled: bool) -> Iterator[None]:
     figures.more |= meter.output()
 
 
-def _fix_parts(count: int, options: dict[str, Any]) -> None:
+def fix_parts(count: int, options: dict[str, Any]) -> None:
     """So many parts at once, whatever happens: for the sweep that the steered one is held to."""
     from asyncpush.net import adaptive_limit
 

@@ -96,9 +96,10 @@ def test_other_bytes_are_not_taken_for_the_same(cli: Cli, folder: Path, tmp_path
             read_back(result, folder)
 
 
-def test_the_demo_bypasses_proxies_and_uses_lfs_without_xet(
+def test_the_demo_runs_offline_bypasses_proxies_and_uses_lfs_without_xet(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setitem(demo.TENSORS, "embed_tokens.weight", (64, 512))

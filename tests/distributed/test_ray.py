@@ -41,13 +41,17 @@ Write = Callable[..., Path]
 
 pytestmark = pytest.mark.timeout(240)
 
+AUTH_TOKEN = secrets.token_hex(32)
+"""One for all clusters of this process, which reads it once. (There are several when the tests run
+in another order.)"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A local Ray, told to report nothing to anybody."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it lies in a home that changes
+        patch.setenv("RAY_AUTH_TOKEN", AUTH_TOKEN)  # else it lies in a home that changes
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 

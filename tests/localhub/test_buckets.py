@@ -22,8 +22,6 @@ from asyncpush.localhub import LocalHub, serve_in_thread
 from asyncpush.localhub.routes import bucket_api
 from tests.conftest import TOKEN
 
-pytestmark = pytest.mark.no_cover
-
 NOISE = random.Random(20).randbytes(300_000)
 FILES = {"a.bin": NOISE, "logs/one.txt": b"one", "logs.json": b"{}", "empty": b"", "ö/ü.txt": b"u"}
 

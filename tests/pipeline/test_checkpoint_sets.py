@@ -106,13 +106,15 @@ async def test_a_sync_into_an_unmarked_set_leaves_no_marker(
     await uploader.sync(version(1), f"{RUN}/step-2", WHOLE)
     result = await uploader.sync({"step-1/a": b"other", "step-2/a": version(1)["a"]}, RUN)
     assert result.warnings == (
-        f"run/step-1/{MARKER} was removed: the set that it lists has changed",
+        f"run/step-1/{MARKER} was removed, since files in its folder have changed; sync that folder"
+        " with complete_marker (--marker) to mark it as complete again",
     )
     assert await names_in(uploader) == ["step-2"]
     assert f"run/step-1/{MARKER}" not in await rows_of(hub)
     within = await uploader.sync(version(1), f"{RUN}/step-2/within", WHOLE)  # with its own marker
     assert within.warnings == (
-        f"run/step-2/{MARKER} was removed: the set that it lists has changed",
+        f"run/step-2/{MARKER} was removed, since files in its folder have changed; sync that folder"
+        " with complete_marker (--marker) to mark it as complete again",
     )
 
 
@@ -685,6 +687,7 @@ def threaded_hub(tmp_path: Path, killer: Killer) -> Iterator[LocalHub]:
         yield hub
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_killed_writer_leaves_no_false_marker(
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path
@@ -725,6 +728,7 @@ def test_a_killed_writer_leaves_no_false_marker(
         runner.run(uploader.__aexit__(None, None, None))
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_killed_readers_copy_is_not_taken_for_the_set(
     threaded_hub: LocalHub, killer: Killer, config: UploadConfig, tmp_path: Path

@@ -56,7 +56,7 @@ async def push_all(
 numbers = count()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=folders(), later=folders())
 def test_a_second_push_finds_nothing_new(
     files: dict[str, bytes], later: dict[str, bytes], hub_in_thread: LocalHub, tmp_path: Path

@@ -100,6 +100,7 @@ async def test_small_objects_are_sent_from_memory(
     assert await download(hub, "me/m", files) == files
 
 
+@pytest.mark.no_cover
 async def test_many_small_objects_are_asked_about_in_few_calls(
     hub: LocalHub, tmp_path: Path, write: Write, faults: FaultLayer
 ) -> None:

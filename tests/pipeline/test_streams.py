@@ -334,7 +334,8 @@ class Producers:
 repos = count()
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.timeout(300)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kinds=st.lists(
         st.sampled_from(["generator", "own task", "shared task", "in step"]), min_size=1, max_size=6

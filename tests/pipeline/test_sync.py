@@ -374,6 +374,7 @@ async def test_what_keeps_failing_is_reported_with_what_went_through(
     assert [(each.path, each.reason) for each in caught.value.failures] == [("run/a", reason)]
     assert caught.value.result.files_uploaded == ("run/b",)
     assert not caught.value.result.verified
+    assert ("ignore_patterns" in caught.value.suggestion) is (tries == 1)
     assert len(log.batches) == tries
     assert set(await bytes_of(hub)) == {"run/old", "run/b"}  # nothing was deleted
 

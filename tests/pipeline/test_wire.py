@@ -502,6 +502,7 @@ def official_copy(url: str, folder: Path) -> None:
     api.copy_files("hf://buckets/me/b/a folder/", "hf://buckets/me/c/")
     api.batch_bucket_files("me/c", delete=["model.bin"])
     names = [f"{place}{name}" for place in ("", "weights of a/") for name in (MARKER, PRUNED)]
+    names.append("weights of a")  # a folder: a file of this name would be in its way
     files = [f"{place}{name}" for name in (*COPIED, *names) for place in ("a folder/", "")]
     for bucket in ("me/b", "me/c"):
         list(api.get_bucket_paths_info(bucket, files))
@@ -532,15 +533,27 @@ def known_calls() -> set[str]:
     """The names of all requests that this library makes, read from its source."""
     root = Path(asyncpush.__file__).parent
     makers = {"HubRequest", "get", "post_json"}
-    return {
-        str(node.args[0].value)
-        for module in (*root.glob("protocol/*.py"), root / "net" / "parts.py")
-        for node in ast.walk(ast.parse(module.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in makers
-        and isinstance(node.args[0], ast.Constant)
-    }
+    found = set()
+    for path in (*root.glob("protocol/*.py"), root / "net" / "parts.py"):
+        module = ast.parse(path.read_text())
+        constants = {
+            target.id: node.value.value
+            for node in module.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(module):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            if node.func.id not in makers:
+                continue
+            match node.args[0]:
+                case ast.Constant(value):
+                    found.add(str(value))
+                case ast.Name(name) if name in constants:
+                    found.add(str(constants[name]))
+    return found
 
 
 async def recorded(

@@ -26,8 +26,6 @@ from tests.conftest import TOKEN, open_hub
 from tests.faults import FaultLayer
 from tests.training.test_transformers import Run
 
-pytestmark = pytest.mark.no_cover
-
 RUN = "hf://buckets/me/runs/run-7"
 Write = Callable[..., Path]
 
