@@ -70,7 +70,7 @@ STILL_GROWING = 1.2
 """While goodput grows by more than this factor between two measurements, the connections are still
 in TCP's own slow start (RFC 5681), and nothing can be concluded yet."""
 
-SETTLING = 0.025
+SETTLING = 0.05
 """After parts were paused, measuring waits at least this many seconds, because the data in their
 buffers is still arriving."""
 
@@ -115,6 +115,10 @@ STEADY = GrowthMode(growth=1.5, eagerness=1.0)
 ones, and only whole parts are long enough for a fair comparison."""
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(slots=True, eq=False)
 class Slot:
     """A slot that a part holds: the limit (`width`) it was measured under, and the part's position
@@ -127,6 +131,8 @@ class Slot:
     small: bool = False
     begun: float = 0.0
     """When the slot was taken."""
+    is_compared: Callable[[], bool] = _never
+    """Whether this part has joined others just now, whose rate before and since is compared."""
     resumed: asyncio.Event | None = None
     """Set when the part may continue; None while the part is not paused."""
 
@@ -174,11 +180,14 @@ class HeadStart:
         self._latest: dict[Slot, _Sample] = {}
         self._alone: dict[Slot, _Sample] = {}  # the last sample in which the others had no part
         self._among: dict[Slot, _Sample] = {}  # the first sample after they joined
+        self._others: dict[Slot, _Sample] = {}  # the first sample of each of them since then
 
     def moved(self, slot: Slot, now: float, position: int) -> None:
         sample = now, position
         if slot not in self.pioneers:
             self.joined = self.joined or position >= FIRST_BYTES
+            self._others.setdefault(slot, sample)
+            self._latest[slot] = sample
         elif not self.joined:
             if self._first.setdefault(slot, sample)[1] == position:
                 self._first[slot] = sample
@@ -203,6 +212,16 @@ class HeadStart:
         if among is None or (among < SHARED * alone and not self._is_sure):
             return None
         return alone, among
+
+    def goodput(self) -> float:
+        """Bytes per second of all parts since the others joined."""
+        since = {**self._others, **self._among}
+        until = self._latest
+        return sum(
+            (until[slot][1] - position) / (until[slot][0] - began)
+            for slot, (began, position) in since.items()
+            if until[slot][0] > began
+        )
 
     @property
     def _is_sure(self) -> bool:
@@ -379,7 +398,8 @@ class AdaptiveLimit:
                 self._try_fewer(Measured(before.width, before.width * alone))
         elif among < SHARED * alone:
             self._alone, self._growing = alone, None
-            self._try_fewer(now)
+            # What the pioneers have beyond their share is lacking elsewhere.
+            self._try_fewer(Measured(width, min(now.goodput, head_start.goodput())))
         elif self._waiting and self._limit < self._maximum:
             self._alone, self._growing = alone, None
             self._rise(now)
@@ -600,8 +620,11 @@ class AdaptiveLimit:
         now = self._clock()
         slot = Slot(self._epoch, self._width(small), now, small=small, begun=now)
         if not small:
-            if self._head_start is not None and self._is_held_back:
-                self._head_start.pioneers.add(slot)
+            head_start = self._head_start
+            if head_start is not None and self._is_held_back:
+                head_start.pioneers.add(slot)
+            elif head_start is not None:
+                slot.is_compared = lambda: self._head_start is head_start
             self._sending[slot] = None
         return slot
 

@@ -41,6 +41,10 @@ UNSENT = 1 << 20
 """Bytes of a part that the kernel holds without having sent them. By itself it takes up to 4 MB for
 each connection: a paused part would go on for that long, and all of it is lost by a kill."""
 
+UNSENT_AT_FIRST = UNSENT // 8
+"""The same for a part that joins others, until it is known whether all share one bandwidth. If they
+do, most are paused, and what the kernel holds of them delays the others."""
+
 PROGRESS_INTERVAL = 0.05
 """Seconds between two progress reports of a part: no listener needs them more often."""
 
@@ -215,8 +219,10 @@ class PartBody(aiohttp.Payload):
         on_sent: Callable[[int], None],
         events: Emitter,
         wait_while_paused: Callable[[], Awaitable[None]] | None = None,
+        is_compared: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(feed)
+        self._is_compared = is_compared
         self._wait_while_paused = wait_while_paused
         self._consumed = False
         self._size = size
@@ -231,6 +237,7 @@ class PartBody(aiohttp.Payload):
         self._reported_at = 0.0
         self._writing: asyncio.Task[Any] | None = None
         self._transport: Any = None
+        self._unsent = UNSENT
         self.answered = False
         """Whether the store's answer has been read, so that no buffer holds bytes of the part any
         more."""
@@ -280,7 +287,8 @@ class PartBody(aiohttp.Payload):
             # sendfile(2)).
             reset_when_closed(transport)
             if self._feed.left > UNSENT:
-                limit_unsent(transport)
+                self._unsent = UNSENT_AT_FIRST if self._is_compared() else UNSENT
+                limit_unsent(transport, self._unsent)
             _drain_to_the_last_byte(transport)
         descriptor = None
         if transport is not None and self._feed.left > self._piece_size:
@@ -322,6 +330,8 @@ class PartBody(aiohttp.Payload):
                 step = min(hop, left - leaving)
                 await self._allowed(step)
                 allowed += step
+            else:
+                await self._resumed()  # the kernel was full, which may have taken a while
             moved, full = await self._feed.write_to(descriptor, allowed, leaving=leaving)
             allowed -= moved
             if moved:
@@ -331,15 +341,22 @@ class PartBody(aiohttp.Payload):
 
     async def _allowed(self, amount: int) -> None:
         """Wait until the part may continue: it may be paused, or the bandwidth may be limited."""
-        if self._wait_while_paused is not None:
-            with self._stall.paused():
-                await self._wait_while_paused()
+        await self._resumed()
         if self._bandwidth.limited:
             with self._stall.paused():  # this wait is our own and does not count as a stall
                 await self._bandwidth.take(amount)
 
+    async def _resumed(self) -> None:
+        """Wait while the part is paused."""
+        if self._wait_while_paused is not None:
+            with self._stall.paused():
+                await self._wait_while_paused()
+
     def _advance(self, count: int) -> None:
         self.sent += count
+        if self._unsent < UNSENT and not self._is_compared():
+            self._unsent = UNSENT
+            limit_unsent(self._transport, UNSENT)
         now = self._stall.touch()
         if now - self._reported_at >= PROGRESS_INTERVAL or self.whole:
             self._reported_at = now
@@ -563,11 +580,11 @@ def reset_when_closed(transport: Any) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def limit_unsent(transport: Any) -> None:
-    """Make the kernel refuse more than `UNSENT` bytes beyond those that are on their way, where it
+def limit_unsent(transport: Any, limit: int) -> None:
+    """Make the kernel refuse more than `limit` bytes beyond those that are on their way, where it
     can (Linux, macOS). What is on its way is not limited."""
     connection = transport.get_extra_info("socket")
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if connection is not None and option is not None:
         with contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+            connection.setsockopt(socket.IPPROTO_TCP, option, limit)

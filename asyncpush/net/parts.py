@@ -253,6 +253,7 @@ class PartClient:
                 on_sent=put.on_sent,
                 events=events,
                 wait_while_paused=slot.wait_while_paused,
+                is_compared=slot.is_compared,
             )
         # Presigned PUTs need a plain Content-Length: S3 refuses chunked bodies.
         length = {"Content-Length": str(put.part.size)}

@@ -674,6 +674,32 @@ async def test_parts_sharing_one_bandwidth_are_paused_early() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
+async def test_the_goodput_of_all_parts_says_how_many_are_needed() -> None:
+    """The first ones may have more than their share, as those that join have hardly begun."""
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        clock.now += 1
+        while limit.check_interval is not None:
+            clock.now += 1
+            for slot in slots:
+                step = 40_000 if slot in slots[:PIONEERS] else 15_000
+                limit.moving(slot, slot.position + step, 1_000_000)
+            await let_tasks_run()
+        # 3 x 40,000 and 13 x 15,000 bytes a second are 3.2 x 100,000.
+        assert [slot.paused for slot in slots] == [False] * 5 + [True] * 11
+
+
+@pytest.mark.usefixtures("head_start")
+async def test_a_part_is_compared_once_it_joins_others_until_the_rates_are_known() -> None:
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        assert [slot.is_compared() for slot in slots] == [False] * PIONEERS + [True] * 13
+        while limit.check_interval is not None:
+            await sampled(limit, clock, slots, 20_000)
+        assert not any(slot.is_compared() for slot in slots)
+
+
+@pytest.mark.usefixtures("head_start")
 async def test_parts_with_separate_rates_rise_at_once() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,17 @@ from asyncpush.concurrency.threads import BatchedThreads
 from asyncpush.errors import AuthError, HubError, ProtocolError, SourceChangedError
 from asyncpush.events import Emitter, PartConnected, RequestFinished, RequestStarted
 from asyncpush.models import FileIdentity, FileSource, Part, PathSource
+from asyncpush.net import bodies
 from asyncpush.net.adaptive_limit import AdaptiveLimit, Slot
-from asyncpush.net.bodies import BufferPool, PartBody, PartContent, PartFeed, RandomAccess
+from asyncpush.net.bodies import (
+    UNSENT,
+    UNSENT_AT_FIRST,
+    BufferPool,
+    PartBody,
+    PartContent,
+    PartFeed,
+    RandomAccess,
+)
 from asyncpush.net.parts import LEAST, PartSender, SentPart
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.session import HubSession
@@ -1140,3 +1150,60 @@ async def test_a_paused_part_sends_nothing_until_it_may_go_on(
         assert resumed is not None
         resumed.set()
     assert peer.seen[0].body == content.data
+
+
+async def test_a_part_that_is_compared_fills_little_of_the_kernels_buffer(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whether it is paused is looked at each time the kernel has room again."""
+    content = Content(noise(4 * MIB))
+    full = asyncio.Event()
+    steps: list[str] = []
+    limits: list[int] = []
+    bodies_read: list[bytes] = []
+    begin, wait_while_paused = AdaptiveLimit._begin, Slot.wait_while_paused
+    write_to, writable, limit_unsent = PartFeed.write_to, bodies._writable, bodies.limit_unsent
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await full.wait()
+        bodies_read.append(await reader.readexactly(4 * MIB))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    def begin_compared(limit: AdaptiveLimit, small: bool) -> Slot:
+        slot = begin(limit, small)
+        slot.is_compared = lambda: not full.is_set()
+        return slot
+
+    async def look_whether_paused(slot: Slot) -> None:
+        steps.append("look")
+        await wait_while_paused(slot)
+
+    async def write(feed: PartFeed, *args: Any, **options: Any) -> tuple[int, bool]:
+        steps.append("write")
+        return await write_to(feed, *args, **options)
+
+    async def wait_for_room(descriptor: int) -> None:
+        steps.append("full")
+        full.set()
+        await writable(descriptor)
+
+    def note_limit(transport: Any, limit: int) -> None:
+        limits.append(limit)
+        limit_unsent(transport, limit)
+
+    monkeypatch.setattr(AdaptiveLimit, "_begin", begin_compared)
+    monkeypatch.setattr(Slot, "wait_while_paused", look_whether_paused)
+    monkeypatch.setattr(PartFeed, "write_to", write)
+    monkeypatch.setattr(bodies, "_writable", wait_for_room)
+    monkeypatch.setattr(bodies, "limit_unsent", note_limit)
+    async with (
+        stream_server(serve) as url,
+        session_to(url, chunk_size=256 * KIB, verify_etag=False) as session,
+    ):
+        await Sending(session, threads).send(content, content.part(f"{url}/part"))
+
+    assert bodies_read == [content.data]
+    assert limits == [UNSENT_AT_FIRST, UNSENT]
+    assert {after for step, after in pairwise(steps) if step == "full"} == {"look"}
+    assert {after for step, after in pairwise(steps) if step == "look"} == {"write"}

@@ -109,7 +109,7 @@ async def test_the_kernel_holds_little_that_it_has_not_sent() -> None:
     async with pair() as (writer, _):
         ours = writer.get_extra_info("socket")
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
-        limit_unsent(writer.transport)
+        limit_unsent(writer.transport, UNSENT)
         accepted = 0
         descriptor = ours.fileno()
         with pytest.raises(BlockingIOError):
