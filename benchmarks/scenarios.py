@@ -192,7 +192,9 @@ XET = (
 
 BUCKETS = (
     Entry("asyncpush sync", "buckets"),
+    Entry("asyncpush, unverified", "buckets", {"unverified": True}),
     Entry("official sync_bucket", "buckets", {"official": True, "xet": True}),
+    Entry("official, checked", "buckets", {"official": True, "xet": True, "checked": True}),
 )
 
 NO_SLOWER_HALF_THE_MEMORY = (
