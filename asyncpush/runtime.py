@@ -218,8 +218,8 @@ class Runtime:
     def endpoint(self) -> str:
         return self._session.endpoint
 
-    def publisher(self) -> ProgressPublisher:
-        return ProgressPublisher(self._config.progress_callback)
+    def publisher(self, *, followed: bool) -> ProgressPublisher:
+        return ProgressPublisher(self._config.progress_callback, followed=followed)
 
     async def push(
         self, repo: Repo, source: Source, options: PushOptions, publisher: ProgressPublisher
@@ -352,7 +352,7 @@ class Runtime:
     ) -> T:
         """Do some work on a source while its events are observed. With `stores`, long streams may
         be left open for a transfer that takes them."""
-        publisher = publisher or self.publisher()
+        publisher = publisher or self.publisher(followed=False)
         progress = self._config.progress
         try:
             async with observe_push(

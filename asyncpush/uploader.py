@@ -178,7 +178,7 @@ class Uploader:
     ) -> UploadResult:
         """Upload a source and commit it. Takes, returns and raises the same as the function
         `push_to_hub`."""
-        return await self.start_push(repo_id, source, options)
+        return await self._start_push(self._running(), repo_id, source, options, followed=False)
 
     def start_push(
         self, repo_id: str, source: Source, options: PushOptions | None = None
@@ -188,13 +188,20 @@ class Uploader:
         Raises `InvalidRepoIdError` for an invalid id or address, and `ValueError` for options that
         contradict each other. All other errors are raised by awaiting the handle.
         """
-        return self._start_push(self._running(), repo_id, source, options)
+        return self._start_push(self._running(), repo_id, source, options, followed=True)
 
     def _start_push(
-        self, runtime: Runtime, repo_id: str, source: Source, options: PushOptions | None
+        self,
+        runtime: Runtime,
+        repo_id: str,
+        source: Source,
+        options: PushOptions | None,
+        *,
+        followed: bool,
     ) -> PushHandle:
+        """Without `followed` nobody gets the handle, so that its progress need not be known."""
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
-        publisher = runtime.publisher()
+        publisher = runtime.publisher(followed=followed)
         task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
         return self._keep(PushHandle(task, publisher, repo.repo_id))
 
@@ -238,7 +245,9 @@ class Uploader:
 
         async def one(push: Push) -> UploadResult:
             async with at_once:
-                return await self._start_push(runtime, push.repo_id, push.source, push.options)
+                return await self._start_push(
+                    runtime, push.repo_id, push.source, push.options, followed=False
+                )
 
         async def all_of_them() -> list[UploadResult | BaseException]:
             return await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
@@ -365,7 +374,7 @@ class Uploader:
         self, source: Source, address: str, options: SyncOptions | None = None
     ) -> SyncResult:
         """Sync a source to a bucket. Takes, returns and raises the same as the function `sync`."""
-        return await self.start_sync(source, address, options)
+        return await self._start_sync(source, address, options, followed=False)
 
     def start_sync(
         self, source: Source, address: str, options: SyncOptions | None = None
@@ -375,11 +384,16 @@ class Uploader:
         Raises `InvalidRepoIdError` when `address` is not the address of a bucket. All other errors
         are raised by awaiting the handle.
         """
+        return self._start_sync(source, address, options, followed=True)
+
+    def _start_sync(
+        self, source: Source, address: str, options: SyncOptions | None, *, followed: bool
+    ) -> SyncHandle:
         runtime, options = self._running(), options or SyncOptions()
         if not isinstance(options, SyncOptions):
             raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
         bucket, path = bucket_of(address, runtime.endpoint)
-        publisher = runtime.publisher()
+        publisher = runtime.publisher(followed=followed)
         work = runtime.sync(bucket, path, source, options, publisher)
         task = self._begin(work, f"sync {bucket.repo_id}")
         return self._keep(SyncHandle(task, publisher, bucket.repo_id))

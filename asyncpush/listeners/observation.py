@@ -60,7 +60,7 @@ class PushObserver:
         self._landed: Committed | None = None
         all_listeners = [
             self._on_event,
-            publisher.on_event,
+            *([publisher.on_event] if publisher.is_needed else []),
             self._retries.on_event,
             self._activity.on_event,
             *listeners,

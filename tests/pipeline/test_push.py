@@ -44,6 +44,7 @@ from asyncpush import (
 from asyncpush.concurrency.threads import PushThreads
 from asyncpush.events import Committed, Emitter, FileHashed, Record
 from asyncpush.journal import tables
+from asyncpush.listeners.aggregator import ProgressAggregator
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource
 from asyncpush.pipeline import changes as changes_module
@@ -1203,3 +1204,27 @@ async def test_a_series_on_a_branch_warns_of_partial_states(
     result = await uploader.push_to_hub("me/m", files, options)
     assert any("one by one" in warning for warning in result.warnings)
     assert await head_of(hub, "me/m", "dev") == result.commit_sha
+
+
+async def test_progress_that_nobody_can_follow_is_not_kept(
+    hub: LocalHub, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Record] = []
+    on_event = ProgressAggregator.on_event
+
+    def note(aggregator: ProgressAggregator, record: Record) -> None:
+        kept.append(record)
+        on_event(aggregator, record)
+
+    monkeypatch.setattr(ProgressAggregator, "on_event", note)
+    async with Uploader(TOKEN, hub.url, config) as up:
+        await up.push_to_hub("me/m", {"a.txt": b"1"})
+        await up.push_many([Push("me/n", {"a.txt": b"1"})])
+        assert kept == []
+        handle = up.start_push("me/o", {"a.txt": b"1"})
+        await handle
+        assert handle.progress.files_completed == 1
+    seen: list[UploadProgress] = []
+    async with Uploader(TOKEN, hub.url, replace(config, progress_callback=seen.append)) as up:
+        await up.push_to_hub("me/p", {"a.txt": b"1"})
+    assert seen[-1].files_completed == 1
