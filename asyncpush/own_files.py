@@ -68,6 +68,16 @@ _announced: set[Announcement] = set()
 _guard = threading.Lock()
 
 
+def _renew_guard() -> None:
+    """In a forked child: a thread of the parent may have held it."""
+    global _guard
+    _guard = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_guard)
+
+
 class Announcement:
     """Announces that this process writes to a file, to a folder (including everything below it) or
     to an open descriptor. It holds until `end` or the end of `with`.

@@ -41,6 +41,31 @@ HOP_SECONDS = 0.02
 hop of its own, and cancellation waits for only one. It is two hundred times the cost of a hop."""
 
 
+class ProcessLock:
+    """Like `threading.Lock`, but free in a forked child, whichever thread of the parent held it at
+    that moment: that thread does not exist in the child, and would never release it."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
 def lower_priority() -> None:
     """Lowers the priority of a thread that reads and hashes: where cores are scarce, the event loop
     and the user's own threads go first. It still gets a tenth of their share, so that a push never

@@ -218,6 +218,18 @@ _registry: dict[str, HostLocks] = {}
 _registry_guard = threading.Lock()
 
 
+def _renew_guards() -> None:
+    """In a forked child: threads of the parent may have held them."""
+    global _registry_guard
+    _registry_guard = threading.Lock()
+    for locks in _registry.values():
+        locks._guard = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_guards)
+
+
 class Claim:
     """The right to upload one object, until `release()`, the end of `with`, or of the process."""
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.events import (
     Event,
     PushFailed,
@@ -103,7 +104,7 @@ def disabled_by_env(environ: Mapping[str, str] | None = None) -> bool:
 
 _log_lines = LogLines()
 _screens: list[Screen] = []  # the screens in use: pushes that write to one stream share a screen
-_screens_lock = threading.Lock()
+_screens_lock = ProcessLock()
 
 
 def _screen_for(stream: TextIO) -> Screen:

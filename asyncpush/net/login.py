@@ -16,7 +16,6 @@ import errno
 import io
 import os
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
+from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.errors import AuthError, HubError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
@@ -412,7 +412,7 @@ def _not_renewed(path: Path, exc: OSError) -> AuthError:
     )
 
 
-_colab_lock = threading.Lock()
+_colab_lock = ProcessLock()
 _colab: list[str | None] = []  # the result of the first lookup
 
 

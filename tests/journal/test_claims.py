@@ -5,6 +5,7 @@ import fcntl
 import importlib.util
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,10 @@ from typing import TypeAlias
 
 import pytest
 
+from asyncpush import own_files
+from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.journal import Claim, Journal, NullJournal, locks
+from asyncpush.own_files import Announcement
 from tests.journal.helpers import SCOPE, SHA, processes
 from tests.journal.workers import hold_claim
 
@@ -132,6 +136,35 @@ def run_forked(check: Callable[[], bool]) -> bool:
         os._exit(0 if check() else 1)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) == 0
+
+
+@forks
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path) -> None:
+    """A thread that held a lock at that moment does not exist in the child."""
+    shared = locks.HostLocks.shared(tmp_path / "locks")
+    held, done = threading.Event(), threading.Event()
+    lock = ProcessLock()
+
+    def hold() -> None:
+        with shared._guard, locks._registry_guard, own_files._guard, lock:
+            held.set()
+            done.wait()
+
+    def in_child() -> bool:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a hang ends the child alone
+        signal.alarm(20)
+        with lock, Announcement(tmp_path, "the test's"):
+            return locks.HostLocks.shared(tmp_path / "locks").claim(SCOPE, SHA) is not None
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        held.wait()
+        assert run_forked(in_child)
+    finally:
+        done.set()
+        thread.join()
+        shared.leave()
 
 
 @forks

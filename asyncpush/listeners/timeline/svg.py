@@ -7,7 +7,6 @@ equal files.
 from __future__ import annotations
 
 import io
-import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.listeners.format import clean, format_rate, format_seconds
 from asyncpush.listeners.result_stats import rebinned
 from asyncpush.listeners.timeline.layout import (
@@ -79,7 +79,7 @@ _RC: dict[str, Any] = {
     "axes.unicode_minus": False,
     "path.simplify": False,
 }
-_one_at_a_time = threading.Lock()
+_one_at_a_time = ProcessLock()
 
 
 def draw_svg(timeline: Timeline) -> bytes:

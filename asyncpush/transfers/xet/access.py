@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import field
 from importlib import import_module
@@ -13,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.errors import HubError, MissingTokenError
 from asyncpush.events import Emitter, TransferChosen
 from asyncpush.lazy_dataclass import dataclass
@@ -34,7 +34,7 @@ def is_installed() -> bool:
     return find_spec("hf_xet") is not None
 
 
-_importing = threading.Lock()
+_importing = ProcessLock()
 
 
 def import_hf_xet() -> Any:

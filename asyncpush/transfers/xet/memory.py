@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from functools import cache
 from typing import Any
 
+from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.options import MIB
 
 XORB_SIZE = 64 * MIB
@@ -48,7 +49,7 @@ REPORT_LAG = 0.05
 
 _CHECK_EVERY = 0.02
 
-_trimming = threading.Lock()
+_trimming = ProcessLock()
 _next_trim = 0.0
 
 
