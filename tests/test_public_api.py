@@ -94,19 +94,23 @@ NOT_FOR_SMALL_PUSHES = (
 """Libraries and modules that take long to import, and that a push of small files does not need."""
 
 
-def test_a_small_push_imports_what_it_needs(hub_in_thread: LocalHub, tmp_path: Path) -> None:
-    program = f"""
+def small_push(hub: LocalHub, tmp_path: Path) -> str:
+    """A program that pushes one small file."""
+    return f"""
 import asyncio
 from asyncpush import PushOptions, UploadConfig, push_to_hub
 
 config = UploadConfig(cache_dir={str(tmp_path)!r}, progress="none")
 push = push_to_hub(
     "me/small", b"text", PushOptions(path_in_repo="a.txt"),
-    token={TOKEN!r}, endpoint={hub_in_thread.url!r}, config=config,
+    token={TOKEN!r}, endpoint={hub.url!r}, config=config,
 )
 assert asyncio.run(push).verified
 """
-    loaded = loaded_by(program)
+
+
+def test_a_small_push_imports_what_it_needs(hub_in_thread: LocalHub, tmp_path: Path) -> None:
+    loaded = loaded_by(small_push(hub_in_thread, tmp_path))
     assert loaded >= {"aiohttp", "asyncpush.pipeline.push"}
     assert loaded.isdisjoint({*NOT_FOR_SMALL_PUSHES, *OPTIONAL})
 
@@ -140,16 +144,11 @@ assert len(threads) <= 8, threads
 
 
 def test_a_small_push_compiles_no_data_class(hub_in_thread: LocalHub, tmp_path: Path) -> None:
-    program = f"""
-import asyncio, gc
-from asyncpush import PushOptions, UploadConfig, push_to_hub
+    program = (
+        small_push(hub_in_thread, tmp_path)
+        + """
+import gc
 
-config = UploadConfig(cache_dir={str(tmp_path)!r}, progress="none")
-push = push_to_hub(
-    "me/lazy", b"text", PushOptions(path_in_repo="a.txt"),
-    token={TOKEN!r}, endpoint={hub_in_thread.url!r}, config=config,
-)
-assert asyncio.run(push).verified
 ours = [
     each for each in gc.get_objects()
     if isinstance(each, type) and str(each.__module__).startswith("asyncpush.")
@@ -159,6 +158,7 @@ init = [each for each in ours if type(vars(each).get("__init__")).__name__ == "f
 assert len(ours) > 50
 assert init == [], init
 """
+    )
     loaded_by(program)
 
 

@@ -104,14 +104,10 @@ async def test_a_folder_is_pushed_once_it_has_been_at_rest(
     assert len(await commits_of(hub, "me/m")) == 2
 
 
-@pytest.mark.parametrize("target", ["me/m", "hf://me/m@main/logs"], ids=["id", "address"])
-async def test_one_pull_request_takes_all_pushes(
-    target: str, uploader: Uploader, hub: LocalHub, write: Write
-) -> None:
-    await uploader.push_to_hub("me/m", {"there": b"0"})
-    source = write({"log": b"0"})
-    results: asyncio.Queue[Any] = asyncio.Queue()
-    watch = FolderWatch(
+def pull_request_watch(
+    uploader: Uploader, source: Path, target: str, results: asyncio.Queue[Any]
+) -> FolderWatch:
+    return FolderWatch(
         uploader,
         source,
         target,
@@ -120,6 +116,16 @@ async def test_one_pull_request_takes_all_pushes(
         quiet_for=0,
         on_outcome=lambda outcome: results.put_nowait(outcome.error or outcome.result),
     )
+
+
+@pytest.mark.parametrize("target", ["me/m", "hf://me/m@main/logs"], ids=["id", "address"])
+async def test_one_pull_request_takes_all_pushes(
+    target: str, uploader: Uploader, hub: LocalHub, write: Write
+) -> None:
+    await uploader.push_to_hub("me/m", {"there": b"0"})
+    source = write({"log": b"0"})
+    results: asyncio.Queue[Any] = asyncio.Queue()
+    watch = pull_request_watch(uploader, source, target, results)
     async with watch:
         first = await results.get()
         append(source / "log", "1")()
@@ -170,20 +176,6 @@ async def test_a_pull_request_that_is_closed_ends_the_watch(
             await watch.wait()
     assert await download(hub, "me/m", revision="refs/pr/1") == {"there": b"0", "log": b"0"}
     assert await pull_requests_of(hub, "me/m") == {1: "closed"}
-
-
-def pull_request_watch(
-    uploader: Uploader, source: Path, target: str, results: asyncio.Queue[Any]
-) -> FolderWatch:
-    return FolderWatch(
-        uploader,
-        source,
-        target,
-        PushOptions(create_pr=True),
-        every=0,
-        quiet_for=0,
-        on_outcome=lambda outcome: results.put_nowait(outcome.error or outcome.result),
-    )
 
 
 async def test_a_log_that_never_rests_is_pushed_all_the_same(

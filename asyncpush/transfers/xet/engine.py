@@ -29,7 +29,6 @@ from asyncpush.transfers.xet.access import (
     xorbs_at_once,
 )
 from asyncpush.transfers.xet.memory import Room, XetBacklog, XetMemory, trim_memory
-from asyncpush.transfers.xet.reports import ProgressReports
 from asyncpush.transfers.xet.stalls import (
     SharedProgress,
     XetStallDetector,
@@ -37,6 +36,7 @@ from asyncpush.transfers.xet.stalls import (
     unless_stalled,
 )
 from asyncpush.transfers.xet.upload_commit import (
+    ProgressReports,
     XetCommit,
     XetPositions,
     abort,

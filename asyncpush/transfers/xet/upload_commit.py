@@ -1,5 +1,5 @@
-"""One upload commit of hf_xet: runs its blocking calls in our threads, and translates its
-errors."""
+"""One upload commit of hf_xet: runs its blocking calls in our threads, asks for its progress, and
+translates its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from asyncpush.sources import Reader
 from asyncpush.sources.byte_sources import is_there
 from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.memory import SMALL_FILES_SPARE, XetBacklog
-from asyncpush.transfers.xet.reports import ProgressReports
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
     XetStalledError,
@@ -40,6 +39,38 @@ def piece_size(bandwidth: Bandwidth) -> int:
         if bandwidth.rate is None
         else max(1, min(STREAM_PIECE, int(bandwidth.rate / 4)))
     )
+
+
+class ProgressReports:
+    """Calls `on_report` with hf_xet's report on all files of a commit together, until it ends.
+
+    hf_xet would do so too, but makes a report on each single file as well. For hundreds of small
+    files that takes longer than anything else that is done with a report. As in hf_xet, this is
+    done in a thread, so that a busy event loop does not hide progress.
+    """
+
+    def __init__(self, commit: Any, on_report: Callable[[Any], object]) -> None:
+        self._commit = commit
+        self._on_report = on_report
+        self._ended = threading.Event()
+
+    def begin(self, interval: float) -> None:
+        """Report every so many seconds."""
+
+        def run() -> None:
+            while not self._ended.wait(interval):
+                self._on_report(self._commit.progress())
+
+        threading.Thread(target=run, name="asyncpush-xet-progress", daemon=True).start()
+
+    def end(self) -> None:
+        """Report no more."""
+        self._ended.set()
+
+    def finish(self) -> None:
+        """Report a last time, after hf_xet has finished."""
+        self.end()
+        self._on_report(self._commit.progress())
 
 
 class XetCommit:
