@@ -88,7 +88,9 @@ NOT_FOR_SMALL_PUSHES = (
     *("asyncpush.training", "asyncpush.notebook", "asyncpush.listeners.timeline"),
     *("asyncpush.listeners.tqdm_screens", "asyncpush.distributed"),
     *("asyncpush.transfers.lfs.transfer", "asyncpush.transfers.xet.engine"),
-    *("asyncpush.protocol.buckets", "asyncpush.sources.sharding", "asyncpush.sources.tensors"),
+    *("asyncpush.net.parts", "asyncpush.net.adaptive_limit", "asyncpush.net.bodies"),
+    *("asyncpush.protocol.lfs", "asyncpush.protocol.buckets"),
+    *("asyncpush.sources.sharding", "asyncpush.sources.tensors"),
     *("asyncpush.sources.arrays", "asyncpush.sources.safetensors", "asyncpush.journal.database"),
 )
 """Libraries and modules that take long to import, and that a push of small files does not need."""

@@ -19,6 +19,9 @@ LFS_HEADERS = {
     "Content-Type": "application/vnd.git-lfs+json",
 }
 
+VERIFY = "verify"
+"""The name of the verify request in events. There is one for each LFS object that was sent."""
+
 Auth: TypeAlias = Literal["token", "none"]
 
 

@@ -18,6 +18,7 @@ from asyncpush.protocol import routes
 from asyncpush.protocol.failures import is_retryable_status, object_refused
 from asyncpush.protocol.http import (
     LFS_HEADERS,
+    VERIFY,
     HubRequest,
     HubResponse,
     a_list,
@@ -34,9 +35,6 @@ from asyncpush.protocol.http import (
 
 TRANSFERS = ("basic", "multipart")
 """The transfers that we offer, by their names in the batch request."""
-
-VERIFY = "verify"
-"""The name of the verify request in events. There is one for each object that was sent."""
 
 BATCH_LIMIT = 256
 """Objects in one batch request."""
