@@ -523,7 +523,7 @@ def _is_commit_oid(text: Any) -> bool:
     return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
 
 
-_NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+_NOT_IN_REFS = frozenset(map(chr, range(0x21))) | set("\x7f~^:?*[\\")
 _LONGEST_REF_NAME = 250
 """Bytes between two slashes. git keeps each part as the name of a file, with `.lock` while it is
 written."""
@@ -535,8 +535,9 @@ def revision_problem(name: str) -> str | None:
     >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
-    if (found := _NOT_IN_REFS.search(name)) is not None:
-        return f"contains {found[0]!r}"
+    for letter in name:
+        if letter in _NOT_IN_REFS:
+            return f"contains {letter!r}"
     if name == "@" or name.startswith("-"):
         return "is an option or a shorthand to git"
     for sequence in ("..", "@{", "//"):

@@ -61,11 +61,8 @@ from asyncpush.models import (
     UploadResult,
     show_results_as,
 )
-from asyncpush.net.adaptive_limit import AdaptiveLimit
-from asyncpush.net.bodies import BufferPool
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import RESOURCE, Login
-from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
@@ -104,6 +101,8 @@ from asyncpush.transfers import (
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
     from asyncpush.localhub import LocalHub
+    from asyncpush.net.adaptive_limit import AdaptiveLimit
+    from asyncpush.net.parts import PartSender
     from asyncpush.pipeline.copy import CopySource
 
 
@@ -152,29 +151,42 @@ class Runtime:
         )
         self._cache_memory = CacheMemory(config.max_memory // CACHE_SHARE)
         self._transfers = open_transfers(config)
-        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
-        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
-        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
-        self._sender = PartSender(session, limit, pool)
+        self._sender: PartSender | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     async def close(self) -> None:
-        """Release what the transfers share. Every push has ended by now."""
+        """Release what the pushes share. Every push has ended by now."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await wait_until_done(self._counting)
         await self._transfers.close()
 
-    @asynccontextmanager
-    async def sharing_the_host(self) -> AsyncIterator[None]:
-        """While the block runs, share the limit of parts with the other processes on this host that
-        are pushing. They are counted repeatedly, since they start and end at any time."""
-        counting = asyncio.create_task(self._count_peers())
-        try:
-            yield
-        finally:
-            counting.cancel()
-            await wait_until_done(counting)
+    async def _part_sender(self) -> PartSender:
+        """What sends the parts of all pushes. Its modules are imported with the first push that
+        needs them, in a thread, since pushes of small files do not."""
+        if self._sender is None:
+            sender = await in_thread(self._threads.look_up.threads, self._new_part_sender)
+            if self._sender is None:  # otherwise another push was faster
+                self._sender = sender
+                self._counting = asyncio.create_task(self._count_peers(sender.limit))
+        return self._sender
 
-    async def _count_peers(self) -> None:
+    def _new_part_sender(self) -> PartSender:
+        from asyncpush.net.adaptive_limit import AdaptiveLimit
+        from asyncpush.net.bodies import BufferPool
+        from asyncpush.net.parts import PartSender
+
+        config = self._config
+        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
+        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
+        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
+        return PartSender(self._session, limit, pool)
+
+    async def _count_peers(self, limit: AdaptiveLimit) -> None:
+        """Share the limit of parts with the other processes on this host that are pushing. They are
+        counted repeatedly, since they start and end at any time."""
         peers = self._journal.peers()
         threads = self._threads.look_up.threads
         while True:
@@ -183,7 +195,7 @@ class Runtime:
                 await in_thread(threads, peers.join)
                 pause = COUNT_FIRST
                 while self._pushes:
-                    self._sender.limit.share(await in_thread(threads, peers.count))
+                    limit.share(await in_thread(threads, peers.count))
                     with anyio.move_on_after(pause):
                         await self._idle.wait()
                     pause = min(2 * pause, COUNT_EVERY)
@@ -396,7 +408,7 @@ class Runtime:
             options=options,
             push_id=push_id,
             session=self._session,
-            sender=self._sender,
+            part_sender=self._part_sender,
             hasher=self._hasher,
             transfers=self._transfers,
             journal=self._journal,
@@ -501,7 +513,6 @@ async def open_runtime(
             listeners,
         )
         stack.push_async_callback(runtime.close)
-        await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 
 

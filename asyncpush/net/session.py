@@ -20,7 +20,6 @@ from asyncpush._version import __version__
 from asyncpush.errors import BODY_LIMIT, HubError, ProtocolError, printable
 from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
 from asyncpush.lazy_dataclass import dataclass
-from asyncpush.net.bodies import RequestBody
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
 from asyncpush.net.failures import (
@@ -29,14 +28,14 @@ from asyncpush.net.failures import (
     network_error,
 )
 from asyncpush.net.rate_limits import Pacer
+from asyncpush.net.request_bodies import RequestBody
 from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
-from asyncpush.protocol.http import HubRequest, HubResponse, protocol_error
-from asyncpush.protocol.lfs import VERIFY
+from asyncpush.protocol.http import VERIFY, HubRequest, HubResponse, protocol_error
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 T = TypeVar("T")

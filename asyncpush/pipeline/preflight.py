@@ -209,7 +209,7 @@ async def target_of_commits(ctx: PushContext) -> Target:
 
     if revision == DEFAULT_BRANCH:
         return Target()
-    if (found := _PULL_REQUEST.fullmatch(revision)) is not None:
+    if (found := re.fullmatch(_PULL_REQUEST, revision)) is not None:
         request = repos.pull_request_request(ctx.repo, int(found[1]))
         return Target(pull_request=await ask(request, repos.parse_pull_request))
     if revision.startswith("refs/"):
@@ -217,7 +217,7 @@ async def target_of_commits(ctx: PushContext) -> Target:
     return Target(await ask(repos.refs_request(ctx.repo), repos.parse_tags) or frozenset())
 
 
-_PULL_REQUEST = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
+_PULL_REQUEST = r"refs/pr/([1-9][0-9]{0,8})"
 
 
 def check_branch(ctx: PushContext, head: str, target: Target) -> None:
