@@ -531,13 +531,13 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
     modules = ["aiofiles.threadpool", "asyncpush.sources.sharding", "ctypes", "encodings.idna"]
     modules += IMPORTED_LATE
-    for library in transfer_libraries():
-        wanted = config.transfer in ("auto", library.route) and not library.disabled
-        if wanted and library.installed:
-            modules.append(library.module)
     try:
         for module in modules:
             import_module(module)
+        for library in transfer_libraries():
+            wanted = config.transfer in ("auto", library.route) and not library.disabled
+            if wanted and library.installed:
+                library.load()
     except OSError as exc:
         raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc
 
