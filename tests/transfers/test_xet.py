@@ -1305,6 +1305,25 @@ def test_an_upload_waits_longer_while_others_progress() -> None:
     assert watch.left() == 0
 
 
+def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither of two uploads that wait for a third one counts the time of the other."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    shared = SharedProgress()
+    watches = [XetStallDetector(1.0, shared=shared) for _ in range(2)]
+    now += 3.5
+    shared.moved()
+    now += 0.4 + 1.5  # the last progress, a check, and a check that comes 1.5 seconds late
+    for watch in watches:
+        assert watch.left() == 0
+        watch.ran_late(1.5)
+        assert watch.left() == pytest.approx(0.6)
+    now += 0.6
+    assert [watch.left() for watch in watches] == pytest.approx([0, 0])
+
+
 def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
