@@ -561,8 +561,8 @@ def _check_online(endpoint: str) -> None:
     if is_true(*OFFLINE_VARIABLES):
         names = [name for name in OFFLINE_VARIABLES if is_true(name)]
         raise HubError(
-            f"{names[0]} is set: nothing can be pushed",
-            suggestion=f"unset {' and '.join(names)}, or push to the embedded Hub"
+            f"{names[0]} is set: no Hub can be reached",
+            suggestion=f"unset {' and '.join(names)}, or use the embedded Hub"
             " (endpoint='local', --endpoint local)",
         )
 

@@ -479,7 +479,7 @@ class Journal:
 
 
 def _warn_of_none(reason: str | None) -> None:
-    logger.warning("no resume journal: %s; the push goes on without", reason)
+    logger.warning("no resume journal: %s; going on without it", reason)
 
 
 class NullJournal(Journal):

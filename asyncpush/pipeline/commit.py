@@ -175,7 +175,7 @@ class Committer:
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
             message=f"the branch moved {REBASES} times while the commit was made",
-            suggestion="others push to this branch all the time: push again, which builds on their"
+            suggestion="others commit to this branch all the time: try again, which builds on their"
             " head, or use create_pr=True (--create-pr)",
         ) from latest.__cause__
 
@@ -187,7 +187,7 @@ class Committer:
                 f"the Hub answered the commit with the previous head, {head}:"
                 " nothing was committed",
                 url=answer.url,
-                suggestion="push again; if it happens again, report it to this Hub's operators",
+                suggestion="try again; if it happens again, report it to this Hub's operators",
             )
         self._ctx.warn("no commit was made: the branch already has all of these files")
         return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
@@ -317,7 +317,7 @@ def _refused_without_reason(
         " a token that may write to this branch"
     )
     if in_pull_request:
-        suggestion = "push again later; if it happens again, report it to the operators of this Hub"
+        suggestion = "try again later; if it happens again, report it to the operators of this Hub"
     message = f"the Hub refuses a commit on {head}, although the branch has not moved"
     return error.with_(message=f"{message}: {error.message}", suggestion=suggestion)
 
@@ -328,7 +328,7 @@ def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictErr
         message="the answer to the commit was lost, and the Hub refuses another commit on"
         f" {head}, which it still reports as the branch's head; the commit may have been made:"
         f" {error.message}",
-        suggestion="check the branch, then push again: files that are already there are not"
+        suggestion="check the branch, then try again: files that are already there are not"
         " committed twice",
     )
 

@@ -367,7 +367,7 @@ async def test_without_a_home_directory_there_is_no_journal(
 
     assert result.verified
     (warning,) = result.warnings
-    assert "could not be resumed" in warning
+    assert "could not have been resumed" in warning
     assert "no home directory" in warning
     assert "set ASYNCPUSH_CACHE" in warning
 
