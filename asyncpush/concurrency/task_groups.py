@@ -64,8 +64,8 @@ def stray_cancellations_are_errors() -> Iterator[None]:
         if is_cancelled():
             raise
         raise AsyncPushError(
-            "the push was stopped by a CancelledError, though nobody cancelled it",
-            suggestion="look which task of your own was cancelled while this push awaited it: a"
+            "it was stopped by a CancelledError, though nobody cancelled it",
+            suggestion="look which task of your own was cancelled while it was awaited here: a"
             " source, a token callable, a listener",
         ) from exc
 

@@ -85,7 +85,7 @@ class RequestBody(aiohttp.Payload):
                 raise SourceChangedError(
                     f"a request body of {body.size} bytes turned out"
                     f" {'longer' if left < 0 else 'shorter'}; nothing was committed",
-                    suggestion="push again once nothing writes to these files any more",
+                    suggestion="try again once nothing writes to these files any more",
                 )
         except Exception as exc:
             self.failure = exc

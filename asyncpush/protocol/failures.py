@@ -92,12 +92,12 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
         " parts) or response_timeout (for requests to the Hub)",
     ),
     "connection_lost": Remedy(
-        True, "the connection broke: push again; what is already stored is not sent again"
+        True, "the connection broke: try again; what is already stored is not sent again"
     ),
     # A truncated or garbled answer is usually complete the next time.
     "garbled": Remedy(True),
     "answered_early": Remedy(
-        True, "the store, or a proxy in front of it, refuses the data: push again"
+        True, "the store, or a proxy in front of it, refuses the data: try again"
     ),
     # A 404 for something this session has just created, which some servers of the Hub do not know
     # yet.
@@ -122,7 +122,7 @@ def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
 CLOCK_TOLERANCE = 300.0
 """Seconds by which a clock may be off before signed URLs are likely to be refused."""
 
-_WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_per_commit)"
+_WITHOUT_THEM = "leave out create_pr, and use one commit (without max_files_per_commit)"
 _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
@@ -288,7 +288,7 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
     """A branch that cannot be created."""
     match answer.status, answer.code:
         case 404 | 405, None if answer.call == "branch":
-            return HubError, "this Hub may not support creating branches: push to one that exists"
+            return HubError, "this Hub may not support creating branches: use one that exists"
         case 409, _ if answer.call == "branch":
             return HubError, (
                 "the branch cannot be created: it may already exist, or the beginning of its"
@@ -309,7 +309,7 @@ def _on_space(answer: _Answer) -> _Diagnosis | None:
         case 413 if "quota" in words:
             return HubError, _QUOTA
         case 507:
-            return HubError, "the disk of the Hub is full: once there is room, push again"
+            return HubError, "the disk of the Hub is full: once there is room, try again"
     return None
 
 
@@ -332,15 +332,15 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
         case 403, _ if answer.call in _CREATING or "namespace" in answer.words:
             namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
-                f"the token may not create repos under {namespace}: check the spelling, push to a"
+                f"the token may not create repos under {namespace}: check the spelling, use a"
                 f" namespace of your own, or ask an admin of {namespace} for the role write"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _ if answer.call in _READING:
             return AuthError, (
                 f"the token may not read {repo_id}: give it access {token_url}, to read what is"
-                f" copied from there, to write what is pushed (`asyncpush doctor {repo_id}` gives"
-                " details)"
+                " copied from there, to write to the destination"
+                f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _:
             return AuthError, (
@@ -363,7 +363,7 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
                 " (--create-branch) creates it"
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):
-            return HubError, "the store has lost objects that the commit names: push again"
+            return HubError, "the store has lost objects that the commit names: try again"
         case 404, None if answer.call in _CREATING:
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
@@ -383,12 +383,12 @@ def _on_conflict(answer: _Answer) -> _Diagnosis | None:
     """The request conflicts with a change of somebody else, or with a name that exists."""
     match answer.status:
         case 409 if "in progress" in answer.words:
-            return HubError, "the Hub is busy with another change of this repo: push again later"
+            return HubError, "the Hub is busy with another change of this repo: try again later"
         case 409:
             return HubError, "something with this name already exists; choose another name"
         case 412:
             return CommitConflictError, (
-                "someone else's commit came first: look at it, then push again without"
+                "someone else's commit came first: look at it, then try again without"
                 " parent_commit, which puts these files on top of it, or with the new head as"
                 " parent_commit"
             )
@@ -407,7 +407,7 @@ def _on_request(answer: _Answer) -> _Diagnosis | None:
             return HubError, "the Hub finds the request invalid: its message says which part"
         case 429:
             return RateLimitedError, (
-                f"wait until {_until(answer.wait, answer.now)}, push less often, or use a token"
+                f"wait until {_until(answer.wait, answer.now)}, ask less often, or use a token"
                 " with a higher limit"
             )
     return None
@@ -460,10 +460,10 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
         return (
             f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the"
             " store's, and signed URLs depend on the time: set it (`timedatectl set-ntp true`),"
-            " then push again"
+            " then try again"
         )
     if "expired" in words or "skew" in words:
-        return "the signed URL has expired: push again to get a new one; check `date -u`"
+        return "the signed URL has expired: try again to get a new one; check `date -u`"
     return (
         "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
         " a proxy changes requests"

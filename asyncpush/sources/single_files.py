@@ -227,7 +227,7 @@ def changes_of(files: Mapping[str, FileSource]) -> ProblemReport:
         if now.inode == content.identity.inode and now.size > file.size:
             report.notice(
                 "files that grew",
-                f"{path} grew while it was pushed: only its first {file.size:,} bytes were pushed",
+                f"{path} grew while it was sent: only its first {file.size:,} bytes were sent",
             )
     return report
 

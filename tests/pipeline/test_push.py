@@ -225,7 +225,7 @@ async def test_a_push_of_ignored_files_alone_warns(
     else:
         await uploader.push_to_hub("me/model", source, PushOptions(dry_run=how == "dry run"))
 
-    assert "nothing to push: all 2 files are ignored by a .gitignore" in caplog.text
+    assert "nothing to upload: all 2 files are ignored by a .gitignore" in caplog.text
 
 
 async def test_files_are_ignored_also_where_the_hub_shows_none(

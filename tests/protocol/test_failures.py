@@ -223,7 +223,7 @@ def test_an_answer_becomes_an_error_that_says_what_next(
                 said="<Error><Message>Request has expired</Message></Error>",
                 headers={"date": "Thu, 01 Jan 1970 00:00:01 GMT"},
             ),
-            "expired: push again",
+            "expired: try again",
             id="expired",
         ),
         pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
@@ -326,7 +326,7 @@ def test_a_commit_of_objects_that_are_gone(status: int, said: str) -> None:
 
     assert is_lfs_pointer_missing(error)
     assert "lost objects" in error.suggestion
-    assert "push again" in error.suggestion
+    assert "try again" in error.suggestion
     assert not is_lfs_pointer_missing(failure(status))
     assert not is_lfs_pointer_missing(failure(500, said="LFS pointer"))
 

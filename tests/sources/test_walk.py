@@ -282,7 +282,7 @@ def test_the_message_shows_the_first_problems_and_counts_the_rest(tmp_path: Path
 
     text = str(caught.value)
     assert len(caught.value.problems) == 30
-    assert text.startswith("30 problems with the files to push:\n")
+    assert text.startswith("30 problems with the files:\n")
     assert "broken-19" in text
     assert "broken-20" not in text
     assert "… and 10 more; .problems lists all\n  next: " in text
