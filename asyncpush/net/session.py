@@ -453,8 +453,20 @@ BEGINNING = 4096
 
 def response_of(answer: aiohttp.ClientResponse, content: bytes, url: str) -> HubResponse:
     """The answer in the form that parsers expect, with header names in lower case."""
-    headers = {name.lower(): value for name, value in answer.headers.items()}
+    headers = {name.lower(): _text_of(value) for name, value in answer.headers.items()}
     return HubResponse(answer.status, headers, content, url)
+
+
+def _text_of(value: str) -> str:
+    """A header's value as text that can be encoded. aiohttp decodes UTF-8 and keeps other bytes as
+    surrogates; RFC 9110 takes them for ISO 8859-1."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 async def read_limited(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:

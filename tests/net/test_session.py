@@ -124,6 +124,20 @@ async def test_header_names_come_in_lower_case_and_the_body_whole(
     assert response.url == f"{peer.url}/api/thing"
 
 
+@pytest.mark.parametrize("sent", ["Zugang ü".encode(), "Zugang ü".encode("latin-1")])
+async def test_headers_in_either_encoding_are_text(sent: bytes, recorded: EventRecorder) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nX-Error-Message: "
+        writer.write(head + sent + b"\r\n\r\n")
+        await writer.drain()
+
+    async with stream_server(refuse) as url, session_to(url) as session:
+        with pytest.raises(HubError, match="Zugang ü") as caught:
+            await session.ask(ask_for(), json_object, recorded.events)
+    assert caught.value.headers["x-error-message"] == "Zugang ü"
+
+
 async def test_a_quoted_path_goes_out_as_it_is(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
