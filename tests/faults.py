@@ -171,6 +171,8 @@ _answer(
     403,
     '{"error": "You don\'t have the rights to create a model under the namespace \\"you\\""}',
 )
+_answer("405", 405)
+_answer("501", 501)
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
 
 

@@ -411,12 +411,19 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
-    verdict = await ctx.session.ask(
-        commits.validate_request(ctx.repo, text),
-        commits.parse_verdict,
-        ctx.events,
-        accept=lambda response: response.status < 300 or commits.is_verdict(response),
-    )
+    try:
+        verdict = await ctx.session.ask(
+            commits.validate_request(ctx.repo, text),
+            commits.parse_verdict,
+            ctx.events,
+            expected=commits.is_unsupported,
+            accept=lambda response: response.status < 300 or commits.is_verdict(response),
+        )
+    except HubError as exc:
+        if not commits.is_unsupported(exc):
+            raise
+        ctx.warn(f"{CARD_NAME}: this Hub does not check metadata before a push (HTTP {exc.status})")
+        return
     for warning in verdict.warnings:
         ctx.warn(f"{CARD_NAME}: {warning}")
     if verdict.errors:
