@@ -241,6 +241,30 @@ async def test_upload_retry_on_network_error(
     assert [failure.status for failure in recorded.of(RequestFailed)] == [None, None, None]
 
 
+async def test_a_server_that_answers_once_on_each_connection_is_asked_again_on_another(
+    recorded: EventRecorder,
+) -> None:
+    """It does not say so: each look for what a POST has done leaves a connection that seems to be
+    open."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST"):
+            await reader.readexactly(7)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await reader.read(1)
+
+    async with stream_server(once) as url, session_to(url, max_retries=1) as session:
+
+        async def look(failure: HubError) -> None:
+            await session.ask(ask_for(), json_object, recorded.events)
+
+        await session.ask(ask_for(), json_object, recorded.events)
+        assert await session.ask(post(), json_object, recorded.events, reconcile=look) == {}
+    assert len(recorded.of(RequestFailed)) == 1
+
+
 @pytest.mark.parametrize("fault", [reply(500), reset], ids=["500", "reset"])
 async def test_a_fault_that_does_not_pass_ends_after_max_retries(
     peer: Peer, recorded: EventRecorder, fault: Answer
