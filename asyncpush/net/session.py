@@ -473,7 +473,8 @@ def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolE
         status=response.status,
         url=response.url,
         headers=response.headers,
-        suggestion="if the Hub has moved, set HF_ENDPOINT to its new address",
+        suggestion="if the Hub has moved, set HF_ENDPOINT to its new address; if the repo was"
+        " renamed or moved, push to its new name",
     )
 
 
