@@ -257,7 +257,9 @@ class PushOptions:
         parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised,
             before anything is sent if the branch is already elsewhere.
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
-        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
+        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Whatever they
+            say, no push of a folder includes `.git`, `.cache/huggingface/`, `__pycache__/` and
+            `.DS_Store`, at any depth.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
             commit, unless the source contains them. Files that others add during the push stay.
         model_card: text or path of the card, committed as README.md in the same commit.
