@@ -139,7 +139,7 @@ class UploadConfig:
             for each 64 MiB of this (eight at most), and sends at most one xorb, a block of up to
             64 MiB, for each 32 MiB (two at least). Near its limit it sends fewer: where the network
             is fast and the store answers late, twice the memory may be twice as fast.
-        hash_workers: threads for hashing.
+        hash_workers: threads for hashing; 256 at most are used.
         max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
             reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
             and files that the store has already are read at the same rate.
