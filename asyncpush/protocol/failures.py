@@ -364,7 +364,12 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):
             return HubError, "the store has lost objects that the commit names: push again"
-        case 404, None if answer.call in _CREATING:
+        case 404 | 405, _ if answer.call == "create_bucket":
+            return HubError, (
+                f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
+                " path; this Hub may not offer buckets: push to a repo instead"
+            )
+        case 404, None if answer.call == "create":
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
                 " path"

@@ -93,6 +93,20 @@ def failure(
             id="404 RevisionNotFound of a call that names no branch",
         ),
         pytest.param(
+            failure(404, call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 bucket",
+        ),
+        pytest.param(
+            failure(404, "RepoNotFound", call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 RepoNotFound bucket",
+        ),
+        pytest.param(
             failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"
         ),
         pytest.param(
