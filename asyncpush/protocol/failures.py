@@ -469,10 +469,17 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
         )
     if "expired" in words or "skew" in words:
         return "the signed URL has expired: push again to get a new one; check `date -u`"
-    return (
-        "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
-        " a proxy changes requests"
-    )
+    if response.status in (401, 403):
+        return (
+            "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
+            " a proxy changes requests"
+        )
+    if response.status < 400:
+        return (
+            "the store redirects the data, which is not followed: the Hub has to name the final"
+            " address (https instead of http, for example), so report it to its operators"
+        )
+    return "the store's message above says what is wrong; push again to get new URLs"
 
 
 def _until(seconds: float | None, now: float) -> str:

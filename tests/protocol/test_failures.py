@@ -240,6 +240,9 @@ def test_an_answer_becomes_an_error_that_says_what_next(
             "expired: push again",
             id="expired",
         ),
+        pytest.param(failure(403, call="part"), "check this machine's clock", id="part 403"),
+        pytest.param(failure(307, call="part"), "redirects the data", id="part 307"),
+        pytest.param(failure(400, call="complete"), "store's message above", id="complete 400"),
         pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
         pytest.param(
             failure(429, headers={"retry-after": "90"}),
