@@ -166,6 +166,30 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
     )
 
 
+def check_done(response: HubResponse) -> None:
+    """Raise a retryable `HubError` when the body of a success reports an error. S3 answers a
+    completion with 200 before it has joined the parts, and then with `<Error>` in the body if that
+    fails (AWS documentation of CompleteMultipartUpload)."""
+    body = response.body[:4096].decode("utf-8", "replace")
+    if not _reports_failure(body):
+        return
+    raise HubError(
+        f"answered {response.status}, but reported an error: {_message_in(body)[:300]}",
+        retryable=True,
+        suggestion="push again; what is already stored is not sent again",
+    )
+
+
+def _reports_failure(body: str) -> bool:
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return re.match(r"\s*(<\?[^<>]*>\s*)?<Error[\s>]", body) is not None
+    return isinstance(answer, dict) and (
+        answer.get("success") is False or bool(answer.get("error"))
+    )
+
+
 def request_id(headers: Mapping[str, str]) -> str | None:
     for name in ("x-request-id", "x-amzn-trace-id", "x-amz-cf-id", "x-amz-request-id"):
         if value := headers.get(name):

@@ -17,6 +17,7 @@ from asyncpush.errors import (
 )
 from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
+    check_done,
     failure_of,
     is_lfs_pointer_missing,
     is_upload_void,
@@ -52,6 +53,25 @@ def failure(
     return failure_of(
         request, HubResponse(status, reply, said.encode(), "https://h/api/x"), now=0.0
     )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[1]",
+        "null",
+        "ok",
+        '{"success": true, "error": null}',
+        '{"oid": "a", "size": 1}',
+        "<html>stored</html>",
+        "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>",
+        "<Errors/>",
+    ],
+)
+def test_what_reports_no_error_is_done(body: str) -> None:
+    check_done(HubResponse(200, {}, body.encode(), "https://h/api/x"))
 
 
 @pytest.mark.parametrize(
