@@ -47,6 +47,7 @@ Fault: TypeAlias = Literal[
     "garbled",
     "answered_early",
     "not_known_yet",
+    "not_done",
 ]
 """Causes of a failure other than an answer of 400 or more."""
 
@@ -102,6 +103,8 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     # A 404 for something this session has just created, which some servers of the Hub do not know
     # yet.
     "not_known_yet": Remedy(True),
+    # A success whose body reports an error.
+    "not_done": Remedy(True, "push again; what is already stored is not sent again"),
 }
 """Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
@@ -173,10 +176,11 @@ def check_done(response: HubResponse) -> None:
     body = response.body[:4096].decode("utf-8", "replace")
     if not _reports_failure(body):
         return
+    remedy = REMEDIES["not_done"]
     raise HubError(
         f"answered {response.status}, but reported an error: {_message_in(body)[:300]}",
-        retryable=True,
-        suggestion="push again; what is already stored is not sent again",
+        retryable=remedy.retryable,
+        suggestion=remedy.suggestion,
     )
 
 

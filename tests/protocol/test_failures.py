@@ -215,7 +215,7 @@ def test_what_reports_no_error_is_done(body: str) -> None:
         pytest.param(failure(504), HubError, True, "has a problem", id="504"),
         pytest.param(failure(507), HubError, False, "disk of the Hub", id="507"),
         pytest.param(failure(403, call="part"), HubError, False, "date -u", id="part 403"),
-        pytest.param(failure(400, call="complete"), HubError, False, "proxy", id="complete 400"),
+        pytest.param(failure(400, call="complete"), HubError, False, "new URLs", id="complete 400"),
         pytest.param(failure(400, said=BUSY, call="part"), HubError, True, "", id="part, slow S3"),
         pytest.param(failure(503, call="part"), HubError, True, "has a problem", id="part 503"),
         pytest.param(failure(429, call="part"), RateLimitedError, True, "", id="part 429"),
@@ -260,9 +260,7 @@ def test_an_answer_becomes_an_error_that_says_what_next(
             "expired: push again",
             id="expired",
         ),
-        pytest.param(failure(403, call="part"), "check this machine's clock", id="part 403"),
         pytest.param(failure(307, call="part"), "redirects the data", id="part 307"),
-        pytest.param(failure(400, call="complete"), "store's message above", id="complete 400"),
         pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
         pytest.param(
             failure(429, headers={"retry-after": "90"}),
