@@ -41,7 +41,7 @@ from asyncpush.protocol.commits import (
     CommitHeader,
     Delete,
 )
-from asyncpush.protocol.failures import may_still_land
+from asyncpush.protocol.failures import is_unsupported, may_still_land
 from asyncpush.protocol.http import StreamBody
 
 REBASES = 30
@@ -157,7 +157,7 @@ class Committer:
                 changes = await remaining_changes(ctx, self._wanted, parent)
                 if changes:
                     continue
-                landed = await self._landed(first)
+                landed = await self._landed_as_far_as_known(first, self._wanted)
                 if landed is None and self._lost:
                     # The answer was lost, and the branch has everything that was sent: this is our
                     # commit, on a Hub that does not show descriptions.
@@ -224,13 +224,16 @@ class Committer:
         )
         ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
-        if self._sent and (landed := await self._landed(parent)) is not None:
-            return landed
+        if self._sent:
+            landed = await self._landed_as_far_as_known(parent, changes)
+            if landed is not None:
+                return landed
         self._sent = True
         try:
             return await self._post(parent, changes, attempt, pause)
         except CommitConflictError:
-            if (landed := await self._landed(parent)) is not None:
+            landed = await self._landed_as_far_as_known(parent, changes)
+            if landed is not None:
                 return landed
             raise
         except (HubError, SourceChangedError) as exc:
@@ -255,7 +258,7 @@ class Committer:
         seen."""
 
         async def find() -> CommitAnswer | None:
-            landed = await self._landed(parent)
+            landed = await self._landed_or_shown(parent, changes)
             return landed or await self._shown_on_branch(parent, changes)
 
         try:
@@ -266,6 +269,27 @@ class Committer:
                 failure.add_note(note)
                 raise failure from looking
             raise failure from failure.__cause__
+
+    async def _landed_as_far_as_known(
+        self, parent: str, changes: Sequence[Change]
+    ) -> CommitAnswer | None:
+        """The commit, if it was made. It was not when the Hub has refused every attempt, although
+        this cannot be seen."""
+        try:
+            return await self._landed_or_shown(parent, changes)
+        except HubError:
+            if self._lost is not None:
+                raise
+            return None
+
+    async def _landed_or_shown(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
+        """As `_landed`. Where commits cannot be listed, the branch's files count."""
+        try:
+            return await self._landed(parent)
+        except HubError:
+            if (shown := await self._shown_on_branch(parent, changes)) is not None:
+                return shown
+            raise
 
     async def _shown_on_branch(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
         """The head, if it has moved and has all of these changes. This finds our commit on a Hub
@@ -298,16 +322,24 @@ class Committer:
             partial(commits.parse_commit, endpoint=ctx.session.endpoint),
             ctx.events,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
-            reconcile=lambda failure: self._landed_before(parent, failure),
+            reconcile=lambda failure: self._landed_before(parent, changes, failure),
             first=attempt,
             follow_up=lambda error: pause if isinstance(error, CommitConflictError) else None,
         )
 
-    async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
+    async def _landed_before(
+        self, parent: str, changes: Sequence[Change], failure: HubError
+    ) -> CommitAnswer | None:
         """Look for the commit before it is sent again."""
         if may_still_land(failure):
             self._lost = failure
-        return await self._landed(parent, failure)
+        try:
+            return await self._landed(parent, failure)
+        except HubError as exc:
+            if self._create_pr or not is_unsupported(exc):
+                raise
+            # The parent prevents a second commit on a branch.
+            return await self._shown_on_branch(parent, changes)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
         """This push's commit, if the Hub made it although its answer was lost.

@@ -38,6 +38,7 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.failures import is_unsupported
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import read_all, read_sample
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
@@ -416,11 +417,11 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
             commits.validate_request(ctx.repo, text),
             commits.parse_verdict,
             ctx.events,
-            expected=commits.is_unsupported,
+            expected=is_unsupported,
             accept=lambda response: response.status < 300 or commits.is_verdict(response),
         )
     except HubError as exc:
-        if not commits.is_unsupported(exc):
+        if not is_unsupported(exc):
             raise
         ctx.warn(f"{CARD_NAME}: this Hub does not check metadata before a push (HTTP {exc.status})")
         return

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
-from asyncpush.errors import HubError, ProtocolError
+from asyncpush.errors import ProtocolError
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import CARD_NAME, FileSource, Repo
 from asyncpush.protocol import routes
@@ -290,11 +290,6 @@ def is_verdict(response: HubResponse) -> bool:
     except ProtocolError:
         return False
     return isinstance(answer.get("errors"), list)
-
-
-def is_unsupported(error: HubError) -> bool:
-    """Whether this Hub has no such call: a self-hosted one may not check cards."""
-    return error.status in (404, 405, 501) and error.error_code is None
 
 
 def _messages(rows: Any, name: str) -> tuple[str, ...]:

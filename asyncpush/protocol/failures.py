@@ -220,6 +220,11 @@ def may_still_land(error: HubError) -> bool:
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
 
 
+def is_unsupported(error: HubError) -> bool:
+    """Whether this Hub has no such call: self-hosted ones do not have all of them."""
+    return error.status in (404, 405, 501) and error.error_code is None
+
+
 def is_upload_void(error: HubError) -> bool:
     """Whether the upload that these URLs belong to cannot be resumed, because it has expired, was
     refused, is already completed, or no longer exists. Then the batch must be requested again."""

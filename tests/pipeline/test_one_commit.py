@@ -128,6 +128,50 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
     assert {"first.txt", "ours.bin"} <= await files_of(hub, "me/m")
 
 
+@pytest.mark.parametrize("refusal", ["404", "501", "500"])
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("412 as if someone came first", 1),
+        ("done, then reset", 1),
+        ("done, then 504", 1),
+        ("413", 0),
+    ],
+)
+async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
+    kind: str, made: int, refusal: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The branch's own files show what was committed."""
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+        before = len(await commits_of(hub, "me/m"))
+        faults.add("commits", refusal, times=99)
+        faults.add("commit", kind, nth=2)
+        if not made:
+            with pytest.raises(HubError, match="commit failed"):
+                await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+        else:
+            result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+            assert result.files_uploaded == ("ours.txt",)
+            assert result.commit_sha == await head_of(hub, "me/m")
+        faults.rules.clear()
+        assert len(await commits_of(hub, "me/m")) == before + made
+
+
+@pytest.mark.parametrize("refusal", ["404", "501"])
+async def test_a_commit_that_did_not_land_is_made_where_commits_are_not_listed(
+    refusal: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    before = len(await commits_of(hub, "me/m"))
+    faults.add("commits", refusal, times=99)
+    faults.add("commit", "reset after the body", nth=2)
+    result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+    assert result.commit_sha == await head_of(hub, "me/m")
+    faults.rules.clear()
+    assert len(await commits_of(hub, "me/m")) == before + 1
+
+
 async def test_a_retried_commit_is_reported_as_such(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
