@@ -1,4 +1,4 @@
-"""`lazy_dataclass.dataclass` against the standard decorator: the same behaviour, nothing compiled."""
+"""`lazy_dataclass.dataclass` against the standard one: the same behaviour, nothing compiled."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ class HubSession:
         body = None if request.body is None else RequestBody(request.body, stall)
         try:
             async with (
-                stall.guard(),
+                stall,
                 self.open(
                     request.method,
                     url,
