@@ -139,12 +139,10 @@ class UploadConfig:
             for each 64 MiB of this (eight at most), and sends at most one xorb, a block of up to
             64 MiB, for each 32 MiB (two at least). Near its limit it sends fewer: where the network
             is fast and the store answers late, twice the memory may be twice as fast.
-        hash_workers: threads for hashing.
-        max_bandwidth: bytes per second sent to the store, or None for no limit. It is the average
-            from the first byte that an `Uploader` sends; after a pause, up to 50 ms of it are made
-            up for. With Xet it limits reading (half a second is made up for): hf_xet then sends up
-            to 64 MiB at a time, and files that the store has already are read at the same rate.
-            LFS and Xet are limited separately, and so is each process.
+        hash_workers: threads for hashing; 256 at most are used.
+        max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
+            reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
+            and files that the store has already are read at the same rate.
         transfer: what stores large files: "lfs", "xet" (hf-xet), or "auto". "auto" uses Xet when
             hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token, else LFS.
             When Xet fails, LFS is used instead, with a warning in the result. LFS sends identical
@@ -259,7 +257,9 @@ class PushOptions:
         parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised,
             before anything is sent if the branch is already elsewhere.
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
-        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
+        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Whatever they
+            say, no push of a folder includes `.git`, `.cache/huggingface/`, `__pycache__/` and
+            `.DS_Store`, at any depth.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
             commit, unless the source contains them. Files that others add during the push stay.
         model_card: text or path of the card, committed as README.md in the same commit.

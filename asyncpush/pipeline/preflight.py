@@ -38,6 +38,7 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.failures import is_unsupported
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import read_all, read_sample
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
@@ -411,12 +412,19 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
-    verdict = await ctx.session.ask(
-        commits.validate_request(ctx.repo, text),
-        commits.parse_verdict,
-        ctx.events,
-        accept=lambda response: response.status < 300 or commits.is_verdict(response),
-    )
+    try:
+        verdict = await ctx.session.ask(
+            commits.validate_request(ctx.repo, text),
+            commits.parse_verdict,
+            ctx.events,
+            expected=is_unsupported,
+            accept=lambda response: response.status < 300 or commits.is_verdict(response),
+        )
+    except HubError as exc:
+        if not is_unsupported(exc):
+            raise
+        ctx.warn(f"{CARD_NAME}: this Hub does not check metadata before a push (HTTP {exc.status})")
+        return
     for warning in verdict.warnings:
         ctx.warn(f"{CARD_NAME}: {warning}")
     if verdict.errors:

@@ -47,6 +47,7 @@ Fault: TypeAlias = Literal[
     "garbled",
     "answered_early",
     "not_known_yet",
+    "not_done",
 ]
 """Causes of a failure other than an answer of 400 or more."""
 
@@ -102,6 +103,8 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     # A 404 for something this session has just created, which some servers of the Hub do not know
     # yet.
     "not_known_yet": Remedy(True),
+    # A success whose body reports an error.
+    "not_done": Remedy(True, "push again; what is already stored is not sent again"),
 }
 """Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
@@ -166,6 +169,31 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
     )
 
 
+def check_done(response: HubResponse) -> None:
+    """Raise a retryable `HubError` when the body of a success reports an error. S3 answers a
+    completion with 200 before it has joined the parts, and then with `<Error>` in the body if that
+    fails (AWS documentation of CompleteMultipartUpload)."""
+    body = response.body[:4096].decode("utf-8", "replace")
+    if not _reports_failure(body):
+        return
+    remedy = REMEDIES["not_done"]
+    raise HubError(
+        f"answered {response.status}, but reported an error: {_message_in(body)[:300]}",
+        retryable=remedy.retryable,
+        suggestion=remedy.suggestion,
+    )
+
+
+def _reports_failure(body: str) -> bool:
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return re.match(r"\s*(<\?[^<>]*>\s*)?<Error[\s>]", body) is not None
+    return isinstance(answer, dict) and (
+        answer.get("success") is False or bool(answer.get("error"))
+    )
+
+
 def request_id(headers: Mapping[str, str]) -> str | None:
     for name in ("x-request-id", "x-amzn-trace-id", "x-amz-cf-id", "x-amz-request-id"):
         if value := headers.get(name):
@@ -190,6 +218,11 @@ def may_still_land(error: HubError) -> bool:
     if error.status is None:
         return not error.unreachable
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
+
+
+def is_unsupported(error: HubError) -> bool:
+    """Whether this Hub has no such call: self-hosted ones do not have all of them."""
+    return error.status in (404, 405, 501) and error.error_code is None
 
 
 def is_upload_void(error: HubError) -> bool:
@@ -364,6 +397,11 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):
             return HubError, "the store has lost objects that the commit names: try again"
+        case 404 | 405, _ if answer.call == "create_bucket":
+            return HubError, (
+                f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
+                " path; this Hub may not offer buckets: push to a repo instead"
+            )
         case 404, None if answer.call in _CREATING:
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
@@ -464,10 +502,17 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
         )
     if "expired" in words or "skew" in words:
         return "the signed URL has expired: try again to get a new one; check `date -u`"
-    return (
-        "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
-        " a proxy changes requests"
-    )
+    if response.status in (401, 403):
+        return (
+            "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
+            " a proxy changes requests"
+        )
+    if response.status < 400:
+        return (
+            "the store redirects the data, which is not followed: the Hub has to name the final"
+            " address (https instead of http, for example), so report it to its operators"
+        )
+    return "the store's message above says what is wrong; try again to get new URLs"
 
 
 def _until(seconds: float | None, now: float) -> str:

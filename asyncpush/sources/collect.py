@@ -47,7 +47,7 @@ from asyncpush.sources.single_files import (
     status_of,
 )
 from asyncpush.sources.spool import OpenStream, Spool
-from asyncpush.sources.walk import Walk, notice_own
+from asyncpush.sources.walk import Walk, is_never_pushed, notice_own
 
 if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors
@@ -362,6 +362,9 @@ class Gathered:
                 self._nothing += " except those that asyncpush itself writes"
             elif walk.seen:
                 self._nothing = f"the patterns select none of the {walk.seen:,} files in {root!r}"
+            elif never := [name for name in walk.skipped if is_never_pushed(name)]:
+                names = ", ".join(repr(name) for name in sorted(never)[:5])
+                self._nothing += f" besides {names}, which no push includes"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
         self.one_file = False

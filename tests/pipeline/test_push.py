@@ -541,6 +541,17 @@ async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> 
     assert any("README.md" in warning for warning in result.warnings)
 
 
+@pytest.mark.parametrize("kind", ["404", "405", "501"])
+async def test_a_hub_that_does_not_check_cards_is_pushed_to(
+    kind: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("validate-yaml", kind)
+    result = await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: mit\n---\n"})
+    assert result.warnings == (
+        f"README.md: this Hub does not check metadata before a push (HTTP {kind})",
+    )
+
+
 async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:
     with pytest.raises(AuthError, match="create a new one in your settings on http://127"):
         await asyncpush.push_to_hub(

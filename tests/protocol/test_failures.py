@@ -17,6 +17,7 @@ from asyncpush.errors import (
 )
 from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
+    check_done,
     failure_of,
     is_lfs_pointer_missing,
     is_upload_void,
@@ -52,6 +53,25 @@ def failure(
     return failure_of(
         request, HubResponse(status, reply, said.encode(), "https://h/api/x"), now=0.0
     )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[1]",
+        "null",
+        "ok",
+        '{"success": true, "error": null}',
+        '{"oid": "a", "size": 1}',
+        "<html>stored</html>",
+        "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>",
+        "<Errors/>",
+    ],
+)
+def test_what_reports_no_error_is_done(body: str) -> None:
+    check_done(HubResponse(200, {}, body.encode(), "https://h/api/x"))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +111,20 @@ def failure(
             False,
             "the branch does not exist in me/m",
             id="404 RevisionNotFound of a call that names no branch",
+        ),
+        pytest.param(
+            failure(404, call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 bucket",
+        ),
+        pytest.param(
+            failure(404, "RepoNotFound", call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 RepoNotFound bucket",
         ),
         pytest.param(
             failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"
@@ -181,7 +215,7 @@ def failure(
         pytest.param(failure(504), HubError, True, "has a problem", id="504"),
         pytest.param(failure(507), HubError, False, "disk of the Hub", id="507"),
         pytest.param(failure(403, call="part"), HubError, False, "date -u", id="part 403"),
-        pytest.param(failure(400, call="complete"), HubError, False, "proxy", id="complete 400"),
+        pytest.param(failure(400, call="complete"), HubError, False, "new URLs", id="complete 400"),
         pytest.param(failure(400, said=BUSY, call="part"), HubError, True, "", id="part, slow S3"),
         pytest.param(failure(503, call="part"), HubError, True, "has a problem", id="part 503"),
         pytest.param(failure(429, call="part"), RateLimitedError, True, "", id="part 429"),
@@ -226,6 +260,7 @@ def test_an_answer_becomes_an_error_that_says_what_next(
             "expired: try again",
             id="expired",
         ),
+        pytest.param(failure(307, call="part"), "redirects the data", id="part 307"),
         pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
         pytest.param(
             failure(429, headers={"retry-after": "90"}),

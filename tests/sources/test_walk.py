@@ -487,6 +487,15 @@ def test_an_empty_folder_alone_is_a_problem(
     assert deleting.report.notices == (f"folder '{empty}' contains no files",)
 
 
+def test_a_folder_without_files_to_push_names_what_is_never_pushed(tmp_path: Path) -> None:
+    fill(tmp_path, ".git/config", "sub/__pycache__/a.pyc")
+
+    assert problems(tmp_path) == (
+        f"folder '{tmp_path}' contains no files besides '.git/', 'sub/__pycache__/', which no push"
+        " includes",
+    )
+
+
 def test_a_folder_that_holds_skipped_links_alone_says_so(tmp_path: Path) -> None:
     fill(tmp_path, "outside/a")
     (tmp_path / "in").mkdir()
