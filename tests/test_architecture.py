@@ -119,6 +119,16 @@ def test_no_module_imports_itself_through_others() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
+def test_no_two_modules_have_the_same_name() -> None:
+    """Except commands, which are named after what they run."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in ROOT.rglob("*.py"):
+        if path.parent.name != "cli" and path.stem != "__init__":
+            folders[path.stem].append(path.parent.name)
+    twice = {name: sorted(found) for name, found in folders.items() if len(found) > 1}
+    assert twice == {"transformers": ["integrations", "training"]}  # the first is its earlier name
+
+
 def _unit(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 

@@ -23,7 +23,7 @@ from asyncpush.lazy_dataclass import dataclass
 from asyncpush.net.bodies import RequestBody
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.failures import (
+from asyncpush.net.network_errors import (
     NETWORK_EXCEPTIONS,
     StalledError,
     network_error,

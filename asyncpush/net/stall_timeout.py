@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 
 _DARWIN_SO_NWRITE = 0x1024
 """Socket option of macOS: bytes in the send buffer (sys/socket.h; Python has no name for it)."""

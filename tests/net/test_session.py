@@ -36,7 +36,7 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
-from asyncpush.net import failures
+from asyncpush.net import network_errors
 from asyncpush.net import session as answers
 from asyncpush.net import session as session_module
 from asyncpush.net.credentials import TokenSource
@@ -1181,8 +1181,8 @@ async def test_nobody_listening_costs_no_events(
     for module, name in (
         (session_module, "RequestStarted"),
         (session_module, "RequestFinished"),
-        (failures, "RequestFailed"),
-        (failures, "RetryScheduled"),
+        (network_errors, "RequestFailed"),
+        (network_errors, "RetryScheduled"),
     ):
         monkeypatch.setattr(module, name, never)
     peer.script(reply(500), reply())

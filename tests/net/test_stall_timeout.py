@@ -8,7 +8,7 @@ import importlib
 import anyio
 import pytest
 
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 from asyncpush.net.stall_timeout import StallTimeout
 from tests.net.timetravel import TimeTravelLoop
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from asyncpush.net.bodies import UNSENT, limit_unsent
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 from asyncpush.net.stall_timeout import StallTimeout, _unsent_bytes
 
 

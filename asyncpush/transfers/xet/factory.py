@@ -1,4 +1,4 @@
-"""Xet as a transfer: one upload commit of hf_xet for all files of a push."""
+"""Opens Xet transfers, one for each push, and the stores of buckets. All share one engine."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from yarl import URL
 
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
-from asyncpush.net.failures import NETWORK_EXCEPTIONS, StalledError, network_error
+from asyncpush.net.network_errors import NETWORK_EXCEPTIONS, StalledError, network_error
 from tests.net.helpers import (
     Answer,
     ask_for,
