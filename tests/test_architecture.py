@@ -163,7 +163,7 @@ def test_an_outside_library_has_one_door(library: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["push", "routing", "selection", "store"])
-def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
+def test_no_stage_of_a_push_names_a_transfer(stage: str) -> None:
     text = (ROOT / "pipeline" / f"{stage}.py").read_text()
     imported = {
         name for name in _imports(ast.parse(text)) if name.startswith("asyncpush.transfers")

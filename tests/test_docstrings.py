@@ -76,7 +76,7 @@ def test_the_tour_names_everything_public() -> None:
     assert set(asyncpush.__all__) - tour == {"__version__"}
 
 
-def test_help_shows_the_public_names_though_they_are_imported_late() -> None:
+def test_help_shows_public_names_that_are_imported_late() -> None:
     program = "import pydoc, asyncpush; print(pydoc.plain(pydoc.render_doc(asyncpush)))"
     run = [sys.executable, "-c", program]
     output = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout

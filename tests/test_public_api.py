@@ -115,9 +115,7 @@ def test_a_small_push_imports_what_it_needs(hub_in_thread: LocalHub, tmp_path: P
     assert loaded.isdisjoint({*NOT_FOR_SMALL_PUSHES, *OPTIONAL})
 
 
-def test_a_small_push_starts_few_threads_and_makes_no_tls_context(
-    hub_in_thread: LocalHub, tmp_path: Path
-) -> None:
+def test_a_small_push_needs_few_threads_and_no_tls(hub_in_thread: LocalHub, tmp_path: Path) -> None:
     """aiohttp makes two contexts when it is imported, which takes most of that time."""
     program = f"""
 import asyncio, ssl, sys, threading

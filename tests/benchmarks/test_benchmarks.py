@@ -194,7 +194,7 @@ def test_a_host_is_bound_by_its_wire_or_its_cores() -> None:
     assert wide.processes > narrow.processes
 
 
-def test_each_lfs_object_costs_a_call_and_each_link_another() -> None:
+def test_lfs_objects_and_links_cost_a_call_each() -> None:
     plan = scale.Plan()
 
     assert scale.calls(1000, lfs=True, links=10, plan=plan) == 4 + 4 + 1000 + 1 + 10

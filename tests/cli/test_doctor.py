@@ -183,7 +183,7 @@ def test_an_endpoint_that_is_away(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     assert "write" not in marks(ran)  # nobody was there to say
 
 
-async def test_an_endpoint_that_is_silent_is_not_waited_for_long(
+async def test_a_silent_endpoint_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(asking, "ANSWER_TIMEOUT", 0.05)

@@ -99,7 +99,7 @@ def test_a_refusal_is_reported_with_request_and_answer() -> None:
     assert document["headers"] == {"server": "pot"}
 
 
-def test_a_network_that_gives_no_answer_is_reported_as_that() -> None:
+def test_a_request_without_an_answer_is_reported_as_that() -> None:
     assert failure_lines(HubError("away", method="GET", url="http://hub")) == [
         "HubError: away",
         "request: GET http://hub (no answer, attempt 1, after 0.0 s)",
@@ -492,7 +492,7 @@ class Stuck(io.StringIO):
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_while_the_result_is_printed_tells_that_the_work_is_done(
+def test_ctrl_c_during_output_says_work_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Stuck())

@@ -141,7 +141,7 @@ def test_a_path_in_the_endpoint_is_not_a_missing_repo(cli: Cli, folder: Path, si
     assert "next: there is no Hub at that address: check HF_ENDPOINT" in ran.err
 
 
-def test_help_says_what_to_type_and_puts_options_in_sections(cli: Cli) -> None:
+def test_help_shows_usage_and_options_in_sections(cli: Cli) -> None:
     push, cache = cli("push", "--help").out, cli("cache", "ls", "--help").out
     assert " push [OPTIONS] REPO_ID SOURCE [PATH_IN_REPO]\n" in push
     sections = [line for line in push.splitlines() if line.endswith(":") and line[0] != " "]

@@ -75,7 +75,7 @@ def test_a_swapped_order_and_a_file_are_usage_errors(cli: Cli, folder: Path) -> 
     assert "FOLDER is an address" in cli("watch", "hf://me/a", "me/watched").err
 
 
-def test_a_push_that_would_always_fail_is_not_said_to_be_tried_again(
+def test_a_permanent_failure_promises_no_other_attempt(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")

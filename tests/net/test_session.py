@@ -253,7 +253,7 @@ async def test_a_lasting_invalid_answer_is_retried_less_often(
     assert caught.value.retryable is False
 
 
-async def test_the_requests_of_a_session_share_one_allowance_of_retries(
+async def test_requests_of_a_session_share_a_retry_budget(
     session: HubSession, clock: FakeClock
 ) -> None:
     async def failing(attempt: Attempt) -> None:
@@ -761,7 +761,7 @@ async def test_an_answer_without_end_is_cut(
     assert not caught.value.retryable
 
 
-async def test_a_failure_with_an_endless_body_is_still_that_failure(
+async def test_a_failure_with_an_endless_body_is_reported(
     session: HubSession, peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)

@@ -86,7 +86,7 @@ async def test_a_pause_restarts_the_stall_timeout() -> None:
     assert reached
 
 
-async def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall() -> None:
+async def test_a_blocked_event_loop_is_not_a_stall() -> None:
     """Something blocks it, or the process is stopped: what arrives meanwhile is not noticed."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, TimeTravelLoop)

@@ -88,7 +88,7 @@ async def test_a_transport_that_is_gone_has_nothing_unsent() -> None:
     assert _unsent_bytes(asyncio.Transport()) == 0
 
 
-async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
+async def test_a_draining_transport_buffer_is_no_stall() -> None:
     async with pair() as (writer, theirs):
         stall = StallTimeout(0.6)
         stall.follow(writer.transport)

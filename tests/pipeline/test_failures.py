@@ -200,7 +200,7 @@ async def test_a_pinned_parent_conflict_has_a_suggestion(
     )
 
 
-async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
+async def test_a_refusal_on_an_unmoved_branch_suggests_a_pr(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "412", times=99)

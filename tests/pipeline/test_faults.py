@@ -298,7 +298,7 @@ async def test_with_verify_etag_off_the_hub_decides(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_slower_than_the_timeout_sends_no_part_twice(
+async def test_a_lost_completion_sends_no_part_twice(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """The first completion joins the parts, its answer is lost, the next one is NoSuchUpload."""
@@ -320,7 +320,7 @@ async def test_a_lost_completion_before_a_server_error(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_resumed_upload_that_cannot_be_completed_is_given_up(
+async def test_a_resumed_upload_that_cannot_complete_is_given_up(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """Else every push would fail until its URLs expire, days later."""

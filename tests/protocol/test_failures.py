@@ -400,7 +400,7 @@ def test_a_wait_beyond_the_calendar_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_suggestion_names_pages_of_the_public_hub_only_there(status: int) -> None:
+def test_only_the_public_hub_has_its_pages_suggested(status: int) -> None:
     request = HubRequest("head", "GET", "/api/x", fields={"repo_id": "me/m"})
     here, there = (
         failure_of(request, HubResponse(status, {}, b"", f"{hub}/api/x"), now=0.0).suggestion
