@@ -141,6 +141,45 @@ _ITS_MESSAGE = "the Hub's message above says what is wrong"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "auth_check": "checking access to the repo",
+    "branch": "creating the branch",
+    "bucket": "looking up the bucket",
+    "bucket_batch": "changing the bucket",
+    "bucket_paths_info": "looking up files in the bucket",
+    "bucket_tree": "listing the bucket's files",
+    "commits": "listing the commits",
+    "complete": "completing the upload",
+    "content": "reading a file",
+    "create": "creating the repo",
+    "create_bucket": "creating the bucket",
+    "discussion": "looking up the pull request",
+    "discussion_status": "opening the draft pull request",
+    "discussions": "listing the pull requests",
+    "duplicate": "copying LFS objects",
+    "head": "looking up the branch",
+    "id_token": "requesting an id token",
+    "lfs_batch": "LFS batch request",
+    "merge": "merging the pull request",
+    "part": "sending a part",
+    "pull_request": "opening a pull request",
+    "refs": "listing the branches",
+    "storage": "looking up the storage used",
+    "token": "requesting a token",
+    "tree": "listing the files",
+    "validate_yaml": "validating the metadata",
+    "verify": "LFS verify",
+    "verify_commit": "verifying the commit",
+    "whoami": "looking up the token's owner",
+    "xet_token": "requesting a Xet token",
+}
+
+
+def in_words(call: str) -> str:
+    """What a request does, for messages."""
+    return _IN_WORDS.get(call, call)
+
+
 def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> HubError:
     """The error for an answer of 400 or more: its class, text and suggestion."""
     headers = response.headers
@@ -152,7 +191,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         wait = wait_in_words(said)
     kind, suggestion = _diagnose(_Answer(request, response, code, said, wait, now))
     return kind(
-        f"{request.call} failed: {said[:300]}",
+        f"{in_words(request.call)} failed: {said[:300]}",
         status=response.status,
         body=body,
         method=request.method,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import orjson
@@ -18,6 +19,7 @@ from asyncpush.errors import (
 from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
     failure_of,
+    in_words,
     is_lfs_pointer_missing,
     is_upload_void,
     may_still_land,
@@ -286,7 +288,19 @@ def test_a_refused_object_has_its_suggestion(code: int, said: str, suggestion: s
 def test_what_the_hub_said_is_in_the_message(
     body: str, headers: dict[str, str], message: str
 ) -> None:
-    assert failure(400, said=body, headers=headers).message == f"head failed: {message}"
+    assert (
+        failure(400, said=body, headers=headers).message
+        == f"looking up the branch failed: {message}"
+    )
+
+
+def test_every_request_is_called_by_what_it_does() -> None:
+    """Each `call` that is sent somewhere; those that are words already stay as they are."""
+    folder = Path(failures.__file__).parent
+    call = re.compile(r"""(?<!\.)\b(?:HubRequest|get|post_json)\(\s*"([a-z_]+)",""")
+    calls = {name for path in folder.glob("*.py") for name in call.findall(path.read_text())}
+    assert {"whoami", "head", "complete", "bucket_batch"} <= calls
+    assert {name for name in calls if in_words(name) == name} == {"commit", "preupload"}
 
 
 def test_an_error_carries_what_its_reader_needs() -> None:
