@@ -1,4 +1,4 @@
-"""A watched folder is pushed when it has come to rest, and what is left when the block ends."""
+"""A watched folder is pushed once it stops changing, and its last changes when the block ends."""
 
 from __future__ import annotations
 

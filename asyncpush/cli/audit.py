@@ -69,7 +69,7 @@ def audit(
     if is_address(source) and not os.path.exists(source):
         raise UsageError(
             f"audit compares local files with the Hub, and SOURCE is on the Hub: {source}",
-            suggestion="name a local folder or file second",
+            suggestion="give a local folder or file as SOURCE",
         )
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options, buckets=True)

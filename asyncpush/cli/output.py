@@ -250,7 +250,7 @@ class Output:
         lines: Sequence[str],
         document: Mapping[str, Any],
         *,
-        done: str = "the command has done its work",
+        done: str = "the command succeeded",
     ) -> None:
         """Print the result: lines of text, or the document as JSON. `done` says what is true even
         if it cannot be printed.
