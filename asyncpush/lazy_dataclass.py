@@ -118,7 +118,9 @@ class _LazyInit:
     def _refuse(self, instance: Any, values: tuple[Any, ...], named: dict[str, Any]) -> NoReturn:
         """Raise the `TypeError` for these arguments, which the compiled `__init__` words."""
         self._compiled()(instance, *values, **named)
-        raise AssertionError("these arguments are wrong")  # pragma: no cover
+        raise AssertionError(
+            "the compiled __init__ accepted arguments that do not fit"
+        )  # pragma: no cover
 
     def _compiled(self) -> Any:
         if vars(self._cls).get("__init__") is self:  # otherwise another thread was faster

@@ -216,7 +216,7 @@ class UploadConfig:
         if self.max_bandwidth is not None:
             _check(self, "max_bandwidth", (int, float), lambda value: value > 0, "above 0, or None")
         if self.chunk_size * CHUNKS_PER_PART > self.max_memory:
-            raise ValueError(f"chunk_size must be 1/{CHUNKS_PER_PART} of max_memory at most")
+            raise ValueError(f"chunk_size must be at most 1/{CHUNKS_PER_PART} of max_memory")
         if self.initial_backoff_ms > self.max_backoff_ms:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_flags(self, "verify_etag", "trust_mtime", "resume")

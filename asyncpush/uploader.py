@@ -518,7 +518,7 @@ class Uploader:
             return f"from trusted publishing for {resource} ({RESOURCE})"
         found = find_token()
         if found is None and self._endpoint == LOCAL:
-            return "of the embedded Hub, which takes any"
+            return "of the embedded Hub, which accepts any"
         return f"from {found[1]}" if found is not None else None
 
     def _opened(self) -> Runtime:

@@ -65,8 +65,8 @@ def stray_cancellations_are_errors() -> Iterator[None]:
             raise
         raise AsyncPushError(
             "the push was stopped by a CancelledError, though nobody cancelled it",
-            suggestion="look which task of your own was cancelled while this push awaited it: a"
-            " source, a token callable, a listener",
+            suggestion="find out which of your own tasks was cancelled while the push awaited it:"
+            " in a source, a token callable or a listener",
         ) from exc
 
 

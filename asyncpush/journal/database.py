@@ -266,7 +266,7 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
         except DamagedError as exc:
             aside = set_aside(path)
             logger.warning(
-                "the resume journal cannot be used (%s): set aside as %s, a fresh one is begun",
+                "the resume journal cannot be used (%s): set aside as %s; a new one is started",
                 exc,
                 aside,
             )

@@ -195,7 +195,7 @@ class HostLocks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as exc:  # ENOLCK, EOPNOTSUPP, ENOSYS: the filesystem has no locks
-            logger.debug("no locks between processes on %s: %s", self._key, exc.strerror)
+            logger.debug("file locks do not work on %s: %s", self._key, exc.strerror)
         return True
 
     def _unlock(self, position: int) -> None:

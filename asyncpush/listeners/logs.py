@@ -178,7 +178,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case FileRouted():
             return f"{event.path}: {event.route}, {format_bytes(event.size)}"
         case TransferChosen():
-            return f"large files go by {event.engine}: {row['reason']}"
+            return f"large files are sent through {event.engine}: {row['reason']}"
         case FileSkipped():
             return f"{event.path}: {event.reason}"
         case TransferStarted():

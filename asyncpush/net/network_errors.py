@@ -92,7 +92,7 @@ def _described(exc: Exception, url: str) -> str:
         case aiohttp.InvalidURL():
             return "the URL is not valid"
         case StalledError():
-            return str(exc) or "no byte moved in time"
+            return str(exc) or "no data was sent or received in time"
         case asyncio.TimeoutError():
             return "no answer in time"
         case OSError():

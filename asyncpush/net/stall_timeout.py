@@ -143,7 +143,7 @@ class StallGuard:
         except TimeoutError as timeout:
             if self._scope.expired():
                 limit = self._stall.limit
-                raise StalledError(f"no byte moved for {limit:g} s") from timeout
+                raise StalledError(f"no data was sent or received for {limit:g} s") from timeout
             raise
 
     def _check(self) -> None:

@@ -64,12 +64,12 @@ class Remedy:
 REMEDIES: Final[Mapping[Fault, Remedy]] = {
     "certificate": Remedy(
         False,
-        "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the proxy",
+        "the certificate is not trusted: set SSL_CERT_FILE to your CA bundle, or check the proxy",
     ),
     "tls": Remedy(
         True,
-        "no secure connection: check that the address speaks HTTPS, that the proxy does not"
-        " intercept TLS, and that SSL_CERT_FILE names the right CA bundle",
+        "no secure connection: check that the server at this address uses HTTPS, that no proxy"
+        " intercepts TLS, and that SSL_CERT_FILE names the right CA bundle",
     ),
     "proxy_refused": Remedy(
         False,
@@ -330,8 +330,8 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
             return HubError, "this Hub may not support creating branches: push to one that exists"
         case 409, _ if answer.call == "branch":
             return HubError, (
-                "the branch cannot be created: it may already exist, or the beginning of its"
-                " name may be a branch"
+                "the branch cannot be created: it may already exist, or conflict with the name of"
+                " another (a/b and a cannot both be branches)"
             )
     return None
 
@@ -372,13 +372,13 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
             namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, push to a"
-                f" namespace of your own, or ask an admin of {namespace} for the role write"
+                f" namespace of your own, or ask an admin of {namespace} for the write role"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _ if answer.call in _READING:
             return AuthError, (
-                f"the token may not read {repo_id}: give it access {token_url}, to read what is"
-                f" copied from there, to write what is pushed (`asyncpush doctor {repo_id}` gives"
+                f"the token may not read {repo_id}: give it read access {token_url} to copy from"
+                f" there, or write access to push to it (`asyncpush doctor {repo_id}` gives"
                 " details)"
             )
         case 403, _:
@@ -443,7 +443,7 @@ def _on_request(answer: _Answer) -> _Diagnosis | None:
                 " max_files_per_commit"
             )
         case 422:
-            return HubError, "the Hub finds the request invalid: its message says which part"
+            return HubError, "the Hub rejects the request as invalid: its message above says why"
         case 429:
             return RateLimitedError, (
                 f"wait until {_until(answer.wait, answer.now)}, push less often, or use a token"

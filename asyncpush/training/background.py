@@ -619,7 +619,7 @@ def _wait_at_exit() -> None:
         try:
             uploader._leave(cancel=False, why="the process ends")
         except KeyboardInterrupt:
-            logger.error("interrupted: the pushes that were waited for are cancelled")
+            logger.error("interrupted: pushes that have not ended are cancelled")
 
 
 # `atexit` would be too late: by then the thread pools that every event loop relies on accept no

@@ -239,7 +239,8 @@ class CheckpointPusher:
             raise ValueError(f"{self.repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
             raise ValueError(
-                "dry_run does not go with checkpoints: none would be pushed, and older ones removed"
+                "dry_run cannot be used for checkpoints: none would be pushed, but older ones"
+                " removed"
             )
         if isinstance(options, SyncOptions):
             return replace(options, complete_marker=True, renew_marker=True, delete=True)

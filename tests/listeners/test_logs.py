@@ -61,7 +61,7 @@ def test_a_push_from_first_to_last(caplog: pytest.LogCaptureFixture) -> None:
         (
             "asyncpush.transfer",
             "INFO",
-            "large files go by xet: the Hub grants a token for it",
+            "large files are sent through xet: the Hub grants a token for it",
         ),
         ("asyncpush.transfer", "DEBUG", "old.bin: unchanged"),
         (

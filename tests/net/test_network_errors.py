@@ -218,7 +218,7 @@ REAL = {
     "no TLS": (_speaks_no_tls, "cannot open a TLS connection to HOST ("),
     "reset": (lambda: _answering(reset), "the connection broke (connection reset by peer)"),
     "cut off": (lambda: _answering(cut_off(b"{", of=9)), "the answer was cut off"),
-    "silent": (lambda: _answering(silence), "no byte moved for 0.2 s"),
+    "silent": (lambda: _answering(silence), "no data was sent or received for 0.2 s"),
 }
 
 

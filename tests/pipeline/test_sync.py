@@ -614,7 +614,7 @@ async def test_there_is_no_way_in_but_xet(
     hub: LocalHub, config: UploadConfig, log: BatchLog
 ) -> None:
     async with Uploader(TOKEN, hub.url, replace(config, transfer="lfs")) as uploader:
-        with pytest.raises(AsyncPushError, match="only by Xet"):
+        with pytest.raises(AsyncPushError, match="only through Xet"):
             await uploader.sync({"a": b"a"}, RUN)
     assert log.batches == []
 

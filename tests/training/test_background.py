@@ -540,7 +540,7 @@ def test_ctrl_c_at_exit_shows_no_traceback(
     except KeyboardInterrupt:  # it came before the wait
         _wait_at_exit()
     assert ticket.done()
-    assert errors(caplog)[-1] == "interrupted: the pushes that were waited for are cancelled"
+    assert errors(caplog)[-1] == "interrupted: pushes that have not ended are cancelled"
 
 
 SCRIPT = """
@@ -593,7 +593,7 @@ def test_ctrl_c_ends_the_wait_at_exit(hub: LocalHub, blocker: RequestBlocker) ->
         process.send_signal(signal.SIGINT)
         _, output = process.communicate(timeout=30)
     assert "waiting for me/m" in head
-    assert "interrupted: the pushes that were waited for are cancelled" in output
+    assert "interrupted: pushes that have not ended are cancelled" in output
     assert "Traceback" not in output
     assert committed(hub) == set()
 

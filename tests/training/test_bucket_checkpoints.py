@@ -216,10 +216,10 @@ async def test_what_does_not_go_together_is_said_at_once(uploader: Uploader) -> 
         CheckpointPusher(uploader, RUN, PushOptions())
     with pytest.raises(ValueError, match="takes PushOptions, not SyncOptions"):
         CheckpointPusher(uploader, "me/m", SyncOptions())
-    with pytest.raises(ValueError, match="dry_run does not go with checkpoints"):
+    with pytest.raises(ValueError, match="dry_run cannot be used for checkpoints"):
         CheckpointPusher(uploader, RUN, SyncOptions(dry_run=True))
     async with CheckpointPusher(uploader, RUN) as pusher:
-        with pytest.raises(ValueError, match="dry_run does not go with checkpoints"):
+        with pytest.raises(ValueError, match="dry_run cannot be used for checkpoints"):
             await pusher.push({"a": b"1"}, SyncOptions(dry_run=True), name="1")
         for source, name in (({"a": b"1"}, None), ({"a": b"1"}, "a/b"), ({"a": b"1"}, "..")):
             with pytest.raises(ValueError, match="name"):

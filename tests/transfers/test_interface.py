@@ -183,6 +183,6 @@ async def test_an_unavailable_transfer_is_named_in_a_warning(
 async def test_a_failure_of_the_last_transfer_commits_nothing(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(AsyncPushError, match="no transfer is left to store the files: no room"):
+    with pytest.raises(AsyncPushError, match="no transfer can store the files: no room"):
         await pushed(hub, config, write(FILES), monkeypatch, LateFactory("finish"))
     assert await download(hub, "me/m") == {}

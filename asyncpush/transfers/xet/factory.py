@@ -59,9 +59,9 @@ class XetFactory:
     async def open_bucket(self, ctx: TransferContext, *, write: bool) -> XetBucket:
         if (reason := self.unavailable_reason()) is not None:
             raise AsyncPushError(
-                f"a bucket takes files only by Xet, but {reason}",
-                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
-                " set and hf_xet is installed",
+                f"buckets accept files only through Xet, but {reason}",
+                suggestion="install hf_xet, use transfer='auto' or 'xet', and unset"
+                " HF_HUB_DISABLE_XET",
             )
         from asyncpush.protocol import buckets
 
