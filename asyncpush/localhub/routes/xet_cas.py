@@ -206,6 +206,6 @@ def _path(state: HubState) -> str:
 def _allowed(request: web.Request, scope: Scope) -> HubState:
     state = state_of(request)
     if request.match_info["store"] != state.xet_signer.name:
-        raise Refusal(404, "That store is not here any more")
+        raise Refusal(404, "This Xet store no longer exists")
     check_token(state.xet_signer, request.headers.get("Authorization"), scope)
     return state

@@ -65,7 +65,7 @@ def install_hook(repos: Repos) -> Path:
         fresh.replace(hook)  # other hubs of this root may be receiving
     # git ignores a hook that it cannot run: then nothing would be checked.
     if not os.access(hook, os.X_OK):
-        raise Refusal(501, f"git push needs a folder that programs may run in, unlike {folder}")
+        raise Refusal(501, f"git push runs a hook, but no program can be run in {folder}")
     return folder
 
 
