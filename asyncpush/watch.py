@@ -88,7 +88,8 @@ class Pusher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchOutcome:
-    """The outcome of one push of a watched folder: its `result`, or its `error`.
+    """The outcome of one push of a watched folder: its `result`, or the `error` with which it
+    failed. The other one is None.
 
     Example:
         >>> WatchOutcome(error=AsyncPushError("the Hub is unreachable")).result is None

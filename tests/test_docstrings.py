@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,13 @@ def test_every_public_method_and_property_is_documented(name: str) -> None:
     members = inspect.getmembers(value) if inspect.isclass(value) else []
     own = [each for each in members if not each[0].startswith("_") and ours(each[1])]
     assert not [member for member, found in own if not inspect.getdoc(found)]
+
+
+@pytest.mark.parametrize("name", [each for each in NAMES if is_dataclass(getattr(asyncpush, each))])
+def test_every_public_field_is_described(name: str) -> None:
+    value = getattr(asyncpush, name)
+    described = set(re.findall(r"\w+", value.__doc__.partition("Example:")[0]))
+    assert {field.name for field in fields(value)} <= described
 
 
 def ours(member: object) -> bool:
