@@ -116,7 +116,7 @@ class _LazyInit:
             instance.__post_init__()
 
     def _refuse(self, instance: Any, values: tuple[Any, ...], named: dict[str, Any]) -> NoReturn:
-        """Raise the `TypeError` for these arguments, which the compiled `__init__` words."""
+        """Raise the `TypeError` for these arguments, as the compiled `__init__` does."""
         self._compiled()(instance, *values, **named)
         raise AssertionError(
             "the compiled __init__ accepted arguments that do not fit"

@@ -545,7 +545,7 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
 
 def _check_online(endpoint: str) -> None:
     """Raise `HubError` if the environment forbids requests, as the official client does for every
-    URL; `ValueError` if this is none."""
+    URL; `ValueError` if it is not a URL."""
     urls.check_endpoint(endpoint)
     if is_true(*OFFLINE_VARIABLES):
         names = [name for name in OFFLINE_VARIABLES if is_true(name)]

@@ -96,7 +96,7 @@ def report_document(report: AuditReport) -> dict[str, object]:
 
 
 def report_lines(report: AuditReport) -> list[str]:
-    """Where, each path that is not as it should be, and the sum of it."""
+    """The URL, each path that differs, and the counts."""
     found = {
         "missing": report.missing,
         "different": report.different,

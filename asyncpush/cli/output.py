@@ -1,4 +1,4 @@
-"""What a command prints: its result on stdout, everything else on stderr. A failure is told by the
+"""What a command prints: its result on stdout, everything else on stderr. A failure is shown by the
 exit code, in lines of text, and with `--json` as an object."""
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def result_document(result: SyncResult) -> dict[str, Any]:
 
 
 def result_lines(result: SyncResult) -> list[str]:
-    """Where it is, then what was done."""
+    """The bucket's URL, then what was done."""
     counts = []
     if result.files_uploaded:
         counts.append(f"{format_count(len(result.files_uploaded), 'file')} uploaded")

@@ -4,7 +4,7 @@
     POST /{repo}[.git]/git-upload-pack        "git-fetch"
     POST /{repo}[.git]/git-receive-pack       "git-push"
 
-The token is the password, whatever the user's name. LFS is where Git LFS looks for it: beside.
+The token is the password, whatever the user's name. LFS is served below the same URL.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _NONE = "0" * 40
 _MAX_NEW_COMMITS = 100_000
 
 _HOOK = """#!/bin/sh
-# Hands what git asks to the hub, and the hub's answer to git and to whoever pushes.
+# Passes what git asks to the hub, and the hub's answer to git and to the user who pushes.
 { printf '%s\\n' "$GIT_QUARANTINE_PATH"; cat; echo end; } > "$ASYNCPUSH_ASK"
 { read -r verdict; cat >&2; } < "$ASYNCPUSH_ANSWER"
 [ "$verdict" = accepted ]

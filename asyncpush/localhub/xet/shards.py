@@ -1,9 +1,9 @@
 """Reading shards: which files a Xet client describes, and of which chunks its xorbs are made.
 
 The layout is that of https://huggingface.co/docs/xet/shard: a header of 48 bytes, then two
-sections of rows of as many, each ended by a row that begins with ones. A file is a row with its
-hash, one for each xorb_range of chunks, as many again when the shard holds verification hashes, and
-one with its sha256. A xorb is a row with its hash and one for each chunk.
+sections of rows of 48 bytes, each ended by a row that begins with ones. A file is a row with its
+hash, one for each range of chunks in a xorb, as many again when the shard has verification hashes,
+and one with its sha256. A xorb is a row with its hash and one for each chunk.
 """
 
 from __future__ import annotations
