@@ -1,4 +1,4 @@
-"""`lazy_dataclass.dataclass` against the standard decorator: the same behaviour, nothing compiled."""
+"""`lazy_dataclass.dataclass` behaves as the standard decorator, and compiles nothing."""
 
 from __future__ import annotations
 
