@@ -293,7 +293,7 @@ class PartClient:
         url = put.request.target
         try:
             async with (
-                stall.guard(),
+                stall,
                 self._session.open("PUT", url, call="part", headers=headers, data=body) as answer,
             ):
                 content = await read_beginning(answer)

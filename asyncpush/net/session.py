@@ -289,7 +289,7 @@ class HubSession:
         body = None if request.body is None else RequestBody(request.body, stall)
         try:
             async with (
-                stall.guard(),
+                stall,
                 self.open(
                     request.method, url, call=request.call, headers=headers, data=body
                 ) as answer,

@@ -26,6 +26,25 @@ def test_a_hash_is_known_again_to_another_process(tmp_path: Path, clock: FakeClo
         assert journal.hash_of("/b", make_identity(), "git") is None
 
 
+def test_many_hashes_are_looked_up_in_few_queries(tmp_path: Path, clock: FakeClock) -> None:
+    """On disk or not yet, in the order asked for, twice asked for or unknown."""
+    many = tables.READ_AT_ONCE + 7
+    hashes = {f"/{number}": f"{number:064x}" for number in range(many)}
+    with Journal.open(tmp_path, clock=clock) as journal:
+        items = [(path, make_identity(), "sha256", oid) for path, oid in hashes.items()]
+        journal.remember_hashes(items[:-1])
+    with Journal.open(tmp_path, clock=clock) as journal:
+        journal.remember_hashes(items[-1:])
+        queries: list[str] = []
+        assert journal.hash_of("/unknown", make_identity(), "sha256") is None  # it is open now
+        assert journal._database is not None
+        journal._database._reader.set_trace_callback(queries.append)
+        asked = ["/unknown", *hashes, "/0", f"/{many - 1}"]
+        found = journal.hashes_of([(path, make_identity()) for path in asked], "sha256")
+    assert found == [hashes.get(path) for path in asked]
+    assert len(queries) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [

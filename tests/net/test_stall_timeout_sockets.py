@@ -43,7 +43,7 @@ async def test_a_peer_that_does_not_read_is_a_stall() -> None:
         stall = StallTimeout(0.2)
         stall.follow(writer.transport)
         with pytest.raises(StalledError):
-            async with stall.guard():
+            async with stall:
                 writer.write(bytes(16 << 20))
                 await writer.drain()
         assert theirs.fileno() > 0
@@ -57,7 +57,7 @@ async def test_a_peer_that_reads_slowly_is_none() -> None:
         )
         stall = StallTimeout(0.6)
         stall.follow(writer.transport)
-        async with stall.guard():
+        async with stall:
             writer.write(bytes(256 << 10))
             await writer.drain()
             loop = asyncio.get_running_loop()
@@ -94,7 +94,7 @@ async def test_a_draining_transport_buffer_is_no_stall() -> None:
         stall.follow(writer.transport)
         writer.transport.set_write_buffer_limits(high=8 << 20)
         loop = asyncio.get_running_loop()
-        async with stall.guard():
+        async with stall:
             writer.write(bytes(4 << 20))
             read = 0
             for _ in range(24):  # four times the limit
