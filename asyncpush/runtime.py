@@ -541,8 +541,9 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
     )
     if fewer != config:
         logger.warning(
-            "only %s more files and sockets can be opened: %s files and %s parts at once; raise the"
-            " limit (`ulimit -n`) for more",
+            "only %s more files and sockets can be opened: this session uses"
+            " max_concurrent_files=%s and max_concurrent_parts=%s; raise the limit (`ulimit -n`)"
+            " for more",
             left,
             fewer.max_concurrent_files,
             fewer.max_concurrent_parts,
@@ -567,7 +568,7 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
 
 def _check_online(endpoint: str) -> None:
     """Raise `HubError` if the environment forbids requests, as the official client does for every
-    URL; `ValueError` if this is none."""
+    URL; `ValueError` if it is not a URL."""
     urls.check_endpoint(endpoint)
     if is_true(*OFFLINE_VARIABLES):
         names = [name for name in OFFLINE_VARIABLES if is_true(name)]
@@ -611,7 +612,7 @@ async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Exec
             except OSError:
                 if port == 0:
                     raise
-        raise AssertionError("one of two ports is tried last")  # pragma: no cover
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
     # Not in a thread of lowered priority: the threads started there would inherit it.
     with ThreadPoolExecutor(1, "asyncpush-start-hub") as starter:

@@ -71,7 +71,7 @@ while."""
 class Journal:
     """Remembers, in a private SQLite file, what an interrupted push need not do again.
 
-    Nothing in here ever fails a push. When the disk is full, or the file is damaged or locked for
+    Nothing here makes a push fail. When the disk is full, or the file is damaged or locked for
     long, the journal turns itself off with one warning: `disabled_reason` says why; from then on
     lookups find nothing and writes are dropped. All methods may be called from any thread. They may
     wait, for the disk or for another process, and belong in a thread; `remember_hash`,

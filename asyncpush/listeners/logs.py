@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -61,6 +62,7 @@ _commit = library_logger("commit")
 
 ENV = "ASYNCPUSH_LOG"
 _VALUE_LIMIT = 2048  # characters of one value in verbose output: a batch answer can have megabytes
+_REQUEST_FAILED = re.compile(r"^[A-Za-z' ]+ failed: ")  # the beginning of a request's error
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -173,7 +175,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case RequestFailed():
             status = "no answer" if event.status is None else f"HTTP {event.status}"
             after = "" if event.backoff_ms is None else f", again in {event.backoff_ms:.0f} ms"
-            reason = row["error"].removeprefix(f"{event.call} failed: ")
+            reason = _REQUEST_FAILED.sub("", row["error"])
             return f"{event.call} failed, attempt {event.retry_attempt} ({status}): {reason}{after}"
         case Waiting():
             return f"waiting {format_duration(event.seconds)}: {row['reason']}"
@@ -182,7 +184,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case FileRouted():
             return f"{event.path}: {event.route}, {format_bytes(event.size)}"
         case TransferChosen():
-            return f"large files go by {event.engine}: {row['reason']}"
+            return f"large files are sent through {event.engine}: {row['reason']}"
         case FileSkipped():
             return f"{event.path}: {event.reason}"
         case TransferStarted():

@@ -22,7 +22,7 @@ from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.failures import (
+from asyncpush.net.network_errors import (
     NETWORK_EXCEPTIONS,
     StalledError,
     network_error,

@@ -177,8 +177,8 @@ class Committer:
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
             message=f"the branch moved {REBASES} times while the commit was made",
-            suggestion="others commit to this branch all the time: try again, which builds on their"
-            " head, or use create_pr=True (--create-pr)",
+            suggestion="other commits to this branch keep coming first: try again, or use"
+            " create_pr=True (--create-pr)",
         ) from latest.__cause__
 
     async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:

@@ -26,7 +26,7 @@ LONGEST_WAIT = 5.0
 CALLS_AT_ONCE = 4
 
 NOT_ALLOWED = frozenset({401, 403, 429})
-"""Answers to a question about some files that would also be given to one about all of them."""
+"""Statuses with which a request for all files would fail as well as one for some of them."""
 
 PAGES_LIMIT = 20_000
 FILES_LIMIT = 2_000_000

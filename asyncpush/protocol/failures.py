@@ -65,12 +65,12 @@ class Remedy:
 REMEDIES: Final[Mapping[Fault, Remedy]] = {
     "certificate": Remedy(
         False,
-        "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the proxy",
+        "the certificate is not trusted: set SSL_CERT_FILE to your CA bundle, or check the proxy",
     ),
     "tls": Remedy(
         True,
-        "no secure connection: check that the address speaks HTTPS, that the proxy does not"
-        " intercept TLS, and that SSL_CERT_FILE names the right CA bundle",
+        "no secure connection: check that the server at this address uses HTTPS, that no proxy"
+        " intercepts TLS, and that SSL_CERT_FILE names the right CA bundle",
     ),
     "proxy_refused": Remedy(
         False,
@@ -144,6 +144,45 @@ _ITS_MESSAGE = "the Hub's message above says what is wrong"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "auth_check": "checking access to the repo",
+    "branch": "creating the branch",
+    "bucket": "looking up the bucket",
+    "bucket_batch": "changing the bucket",
+    "bucket_paths_info": "looking up files in the bucket",
+    "bucket_tree": "listing the bucket's files",
+    "commits": "listing the commits",
+    "complete": "completing the upload",
+    "content": "reading a file",
+    "create": "creating the repo",
+    "create_bucket": "creating the bucket",
+    "discussion": "looking up the pull request",
+    "discussion_status": "opening the draft pull request",
+    "discussions": "listing the pull requests",
+    "duplicate": "copying LFS objects",
+    "head": "looking up the branch",
+    "id_token": "requesting an id token",
+    "lfs_batch": "LFS batch request",
+    "merge": "merging the pull request",
+    "part": "sending a part",
+    "pull_request": "opening a pull request",
+    "refs": "listing the branches",
+    "storage": "looking up the storage used",
+    "token": "requesting a token",
+    "tree": "listing the files",
+    "validate_yaml": "validating the metadata",
+    "verify": "LFS verify",
+    "verify_commit": "verifying the commit",
+    "whoami": "looking up the token's owner",
+    "xet_token": "requesting a Xet token",
+}
+
+
+def in_words(call: str) -> str:
+    """What a request does, for messages."""
+    return _IN_WORDS.get(call, call)
+
+
 def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> HubError:
     """The error for an answer of 400 or more: its class, text and suggestion."""
     headers = response.headers
@@ -155,7 +194,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         wait = wait_in_words(said)
     kind, suggestion = _diagnose(_Answer(request, response, code, said, wait, now))
     return kind(
-        f"{request.call} failed: {said[:300]}",
+        f"{in_words(request.call)} failed: {said[:300]}",
         status=response.status,
         body=body,
         method=request.method,
@@ -324,8 +363,8 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
             return HubError, "this Hub may not support creating branches: use one that exists"
         case 409, _ if answer.call == "branch":
             return HubError, (
-                "the branch cannot be created: it may already exist, or the beginning of its"
-                " name may be a branch"
+                "the branch cannot be created: it may already exist, or conflict with the name of"
+                " another (a/b and a cannot both be branches)"
             )
     return None
 
@@ -366,14 +405,14 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
             namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, use a"
-                f" namespace of your own, or ask an admin of {namespace} for the role write"
+                f" namespace of your own, or ask an admin of {namespace} for the write role"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _ if answer.call in _READING:
             return AuthError, (
-                f"the token may not read {repo_id}: give it access {token_url}, to read what is"
-                " copied from there, to write to the destination"
-                f" (`asyncpush doctor {repo_id}` gives details)"
+                f"the token may not read {repo_id}: give it read access {token_url} to copy from"
+                f" there, or write access to change it (`asyncpush doctor {repo_id}` gives"
+                " details)"
             )
         case 403, _:
             return AuthError, (
@@ -442,7 +481,7 @@ def _on_request(answer: _Answer) -> _Diagnosis | None:
                 " max_files_per_commit"
             )
         case 422:
-            return HubError, "the Hub finds the request invalid: its message says which part"
+            return HubError, "the Hub rejects the request as invalid: its message above says why"
         case 429:
             return RateLimitedError, (
                 f"wait until {_until(answer.wait, answer.now)}, ask less often, or use a token"

@@ -251,7 +251,7 @@ def _copied(file: FileSource, opened: io.FileIO) -> Copy:
         except _Overwritten:
             pass
         opened.seek(0)
-    raise changed(file, "could not be read consistently, since it was written to all the time")
+    raise changed(file, "could not be read consistently: it was written to again and again")
 
 
 def _grown(

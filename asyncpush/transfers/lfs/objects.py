@@ -487,7 +487,7 @@ class LfsUploader:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise
             wrong = IntegrityError(
-                f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
+                f"the Hub does not confirm that {sending.file.path_in_repo!r} is stored as sent:"
                 f" {exc.message}",
                 suggestion="try again; if it happens again, the store behind this Hub loses data",
             )
