@@ -1,9 +1,10 @@
 """`@dataclass(slots=True)`, frozen or not, that compiles nothing when a module is imported.
 
 The standard decorator compiles two to six methods for each class (0.8 ms for a frozen one on Python
-3.11), and a push imports more than a hundred classes. Here `__init__` is compiled when it is worth
-it, and the other methods are shared. `fields`, `replace`, `asdict`, pickle and type checkers see an
-ordinary dataclass.
+3.11), and a push imports more than a hundred classes. Here all methods are ordinary functions.
+`__init__` sets the slots directly, which takes as long as the compiled one of a frozen class.
+`fields`, `replace`, `asdict`, `inspect.signature`, pickle and type checkers see an ordinary
+dataclass.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import MISSING, FrozenInstanceError, fields
-from functools import partial
 from operator import attrgetter
 from reprlib import recursive_repr
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import inspect
 
 T = TypeVar("T")
 
@@ -48,8 +51,9 @@ else:
             # fields: the call above would then refuse the classes that inherit from it.
             cls.__dataclass_params__.frozen = frozen and bool(members)
             methods: dict[str, Any] = {
-                "__init__": _LazyInit(cls, members, frozen),
+                "__init__": _init(cls, members),
                 "__repr__": _repr,
+                "__signature__": _Signature(),
             }
             if eq:
                 compared = tuple(field.name for field in members if field.compare)
@@ -68,80 +72,78 @@ else:
         return decorate
 
 
-COMPILED_AFTER = 100
-"""Instances of a class before its `__init__` is compiled, which takes 0.7 ms. Until then each costs
-2 to 4 µs more: a small push compiles nothing, a large one soon all that it needs."""
+def _init(cls: type, members: tuple[dataclasses.Field[Any], ...]) -> Any:
+    """`__init__` for these fields. Called wrongly, it raises the standard one's `TypeError`."""
+    taken = [field for field in members if field.init]
+    ordered = [
+        *(field for field in taken if not field.kw_only),
+        *(field for field in taken if field.kw_only),
+        *(field for field in members if not field.init),
+    ]
+    # A slot's own method: `object.__setattr__` would look the slot up each time.
+    setters = [getattr(cls, field.name).__set__ for field in ordered]
+    steps = [
+        (field.name if field.init else None, setter, field.default, field.default_factory)
+        for field, setter in zip(ordered, setters, strict=True)
+    ]
+    positional = sum(not field.kw_only for field in taken)
+    all_positional = positional == len(members)
+    prepared = hasattr(cls, "__post_init__")
+
+    def __init__(self: Any, /, *values: Any, **named: Any) -> None:
+        given = len(values)
+        if given > positional:
+            _refuse(cls, values, named)
+        for setter, value in zip(setters, values):  # noqa: B905  # `strict` takes time
+            setter(self, value)
+        if named or given < positional or not all_positional:
+            left = len(named)
+            for name, setter, default, factory in steps[given:]:
+                if name in named:
+                    setter(self, named[name])
+                    left -= 1
+                elif default is not MISSING:
+                    setter(self, default)
+                elif factory is not MISSING:
+                    setter(self, factory())
+                elif name is not None:  # else `__post_init__` sets it
+                    _refuse(cls, values, named)
+            if left:
+                _refuse(cls, values, named)
+        if prepared:
+            self.__post_init__()
+
+    __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+    return __init__
 
 
-class _LazyInit:
-    """Stands in for `__init__` until there have been `COMPILED_AFTER` instances, or somebody looks
-    at it, and then puts the compiled one in its place."""
+class _Signature:
+    """What `inspect.signature` shows of a class, and its instances do not have."""
 
-    __slots__ = ("_cls", "_fields", "_frozen", "_left", "_parameters", "_positional")
+    def __get__(self, instance: object | None, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        import inspect
 
-    def __init__(self, cls: type, fields: tuple[dataclasses.Field[Any], ...], frozen: bool) -> None:
-        self._cls = cls
-        self._fields = fields
-        self._frozen = frozen
-        self._left = COMPILED_AFTER
-        self._positional = [each.name for each in fields if each.init and not each.kw_only]
-        self._parameters = {each.name for each in fields if each.init}
-
-    def __get__(self, instance: object | None, owner: type) -> Any:
-        if instance is None or self._left <= 0:
-            init = self._compiled()
-            return init if instance is None else init.__get__(instance, owner)
-        self._left -= 1
-        return partial(self._assign, instance)
-
-    def _assign(self, instance: Any, /, *values: Any, **named: Any) -> None:
-        """Do what the compiled `__init__` does."""
-        given = {**dict(zip(self._positional, values, strict=False)), **named}
-        if len(given) != len(values) + len(named) or not given.keys() <= self._parameters:
-            self._refuse(instance, values, named)
-        for field in self._fields:
-            name = field.name
-            if name in given:
-                value = given[name]
-            elif field.default is not MISSING:
-                value = field.default
-            elif field.default_factory is not MISSING:
-                value = field.default_factory()
-            elif field.init:
-                self._refuse(instance, values, named)
-            else:
-                continue  # `__post_init__` sets it
-            object.__setattr__(instance, name, value)
-        if hasattr(instance, "__post_init__"):
-            instance.__post_init__()
-
-    def _refuse(self, instance: Any, values: tuple[Any, ...], named: dict[str, Any]) -> NoReturn:
-        """Raise the `TypeError` for these arguments, which the compiled `__init__` words."""
-        self._compiled()(instance, *values, **named)
-        raise AssertionError("these arguments are wrong")  # pragma: no cover
-
-    def _compiled(self) -> Any:
-        if vars(self._cls).get("__init__") is self:  # otherwise another thread was faster
-            self._cls.__init__ = _compiled_init(self._cls, frozen=self._frozen)
-        return vars(self._cls)["__init__"]
+        return inspect.signature(_standard(owner))
 
 
-def _compiled_init(cls: type, *, frozen: bool) -> Any:
-    """The `__init__` that the standard decorator makes for a class with these fields."""
+def _refuse(cls: type, values: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Raise the `TypeError` for these arguments, in the words of the standard `__init__`."""
+    _standard(cls)(*values, **named)
+    raise AssertionError("these arguments are wrong")  # pragma: no cover
+
+
+def _standard(cls: type) -> type:
+    """A class that the standard decorator makes of the same fields."""
     members: dict[str, Any] = {field.name: field for field in fields(cls)}
     namespace = {
         **members,
         "__annotations__": {name: field.type for name, field in members.items()},
-        "__doc__": cls.__doc__,
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
     }
-    if hasattr(cls, "__post_init__"):
-        namespace["__post_init__"] = cls.__post_init__
-    twin: type = dataclasses.dataclass(frozen=frozen, repr=False, eq=False)(
-        type(cls.__name__, (), namespace)
-    )
-    return vars(twin)["__init__"]
+    return dataclasses.dataclass(repr=False, eq=False)(type(cls.__name__, (), namespace))
 
 
 @recursive_repr()

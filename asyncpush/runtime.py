@@ -46,7 +46,7 @@ from asyncpush.concurrency.threads import (
     wait_until_done,
 )
 from asyncpush.errors import AsyncPushError, HubError, os_reason
-from asyncpush.events import Emitter, Listener, TracingListener
+from asyncpush.events import Emitter, Listener, Operation, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.observation import observe_push
@@ -263,22 +263,26 @@ class Runtime:
         async def work(ctx: PushContext, collected: CollectedSources) -> list[Receipt]:
             return await self._run(ctx).store(collected)
 
-        return await self._observed(repo, source, options, work, stores=True)
+        return await self._observed(repo, source, options, work, operation="upload", stores=True)
 
-    async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
+    async def commit(
+        self, repo: Repo, gather: Gather, options: PushOptions, operation: Operation
+    ) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             run = self._run(ctx)
             await check_parent_early(ctx)  # `gather` may store files for hours
             return await run.commit(await gather(ctx.events))
 
-        return await self._observed(repo, NO_FILES, options, work)
+        return await self._observed(repo, NO_FILES, options, work, operation=operation)
 
     # Most processes only push, so what the following methods need is imported when they are called.
 
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         from asyncpush.pipeline.audit import audit
 
-        return await self._observed(repo, source, options, audit, needs_token=False)
+        return await self._observed(
+            repo, source, options, audit, operation="audit", needs_token=False
+        )
 
     async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
         from asyncpush.pipeline.copy import copy
@@ -288,7 +292,7 @@ class Runtime:
                 return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
 
         own: Source | CollectedSources = NO_FILES if options.model_card is None else {}
-        return await self._observed(repo, own, options, work)
+        return await self._observed(repo, own, options, work, operation="copy")
 
     async def copy_to_bucket(
         self, origin: Address, bucket: Repo, path: str, options: SyncOptions
@@ -299,7 +303,7 @@ class Runtime:
             async with self._copy_spool() as spool:
                 return await copy_to_bucket(ctx, options, _source(origin), spool)
 
-        return await self._observed(bucket, NO_FILES, options.as_push(path), work)
+        return await self._observed(bucket, NO_FILES, options.as_push(path), work, operation="copy")
 
     def _copy_spool(self) -> Spool:
         """A spool for the small files of a copy."""
@@ -320,7 +324,9 @@ class Runtime:
             return await SyncRun(ctx, options).run(collected)
 
         push = options.as_push(path)
-        return await self._observed(bucket, source, push, work, publisher, stores=True)
+        return await self._observed(
+            bucket, source, push, work, publisher, operation="sync", stores=True
+        )
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
         from asyncpush.pipeline.checkpoint_sets import complete_sets
@@ -378,6 +384,7 @@ class Runtime:
         work: Callable[[PushContext, CollectedSources], Awaitable[T]],
         publisher: ProgressPublisher | None = None,
         *,
+        operation: Operation = "push",
         needs_token: bool = True,
         stores: bool = False,
     ) -> T:
@@ -388,7 +395,12 @@ class Runtime:
         progress = self._config.progress
         try:
             async with observe_push(
-                repo, options, publisher, self._listeners, progress=progress
+                repo,
+                options,
+                publisher,
+                self._listeners,
+                progress=progress,
+                operation=operation,
             ) as observer:
                 with self._pushing(stores), stray_cancellations_are_errors():
                     if needs_token:
@@ -550,8 +562,9 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
     )
     if fewer != config:
         logger.warning(
-            "only %s more files and sockets can be opened: %s files and %s parts at once; raise the"
-            " limit (`ulimit -n`) for more",
+            "only %s more files and sockets can be opened: this session uses"
+            " max_concurrent_files=%s and max_concurrent_parts=%s; raise the limit (`ulimit -n`)"
+            " for more",
             left,
             fewer.max_concurrent_files,
             fewer.max_concurrent_parts,
@@ -568,26 +581,26 @@ def _import_display(progress: ProgressChoice) -> None:
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
     modules = [*IMPORTED_LATE, *transfers.IMPORTED_LATE]
-    for library in transfer_libraries():
-        wanted = config.transfer in ("auto", library.route) and not library.disabled
-        if wanted and library.installed:
-            modules.append(library.module)
     try:
         for module in modules:
             import_module(module)
+        for library in transfer_libraries():
+            wanted = config.transfer in ("auto", library.route) and not library.disabled
+            if wanted and library.installed:
+                library.load()
     except OSError as exc:
         raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc
 
 
 def _check_online(endpoint: str) -> None:
     """Raise `HubError` if the environment forbids requests, as the official client does for every
-    URL; `ValueError` if this is none."""
+    URL; `ValueError` if it is not a URL."""
     urls.check_endpoint(endpoint)
     if is_true(*OFFLINE_VARIABLES):
         names = [name for name in OFFLINE_VARIABLES if is_true(name)]
         raise HubError(
-            f"{names[0]} is set: nothing can be pushed",
-            suggestion=f"unset {' and '.join(names)}, or push to the embedded Hub"
+            f"{names[0]} is set: no Hub can be reached",
+            suggestion=f"unset {' and '.join(names)}, or use the embedded Hub"
             " (endpoint='local', --endpoint local)",
         )
 
@@ -627,7 +640,7 @@ async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Exec
             except OSError:
                 if port == 0:
                     raise
-        raise AssertionError("one of two ports is tried last")  # pragma: no cover
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
     # Not in a thread of lowered priority: the threads started there would inherit it.
     with ThreadPoolExecutor(1, "asyncpush-start-hub") as starter:

@@ -10,8 +10,9 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from asyncpush.lazy_dataclass import dataclass
@@ -221,7 +222,12 @@ def part_row(upload: int, number: int, etag: str) -> Row:
 
 def commit_row(scope: str, commit: PendingCommit) -> Row:
     details = pack([commit.push_id, commit.created_at])
-    return blob(scope), blob(commit.fingerprint), commit.created_at, details
+    return blob(scope), commit_key(commit), commit.created_at, details
+
+
+def commit_key(commit: PendingCommit) -> bytes:
+    """The content and the push: several pushes may be committing the same content."""
+    return blob(f"{commit.fingerprint}#{commit.push_id}")
 
 
 def read_commit(fingerprint: str, details: object) -> PendingCommit | None:
@@ -271,18 +277,27 @@ EXPIRED_AT_ONCE = 500
 UPLOADS_AT_ONCE = 4
 """The same for uploads, which have up to 10,000 parts each."""
 
+READ_AT_ONCE = 100
+"""Rows of one query. SQLite before 3.32 takes at most 999 parameters."""
+
 TABLES = ("hashes", "uploads", "parts", "commits")
 
 
 # Hashes
 
 
-def find_hash(connection: sqlite3.Connection, key: Row) -> Row | None:
-    """The whole row."""
-    found: Row | None = connection.execute(
-        "SELECT * FROM hashes WHERE path = ? AND kind = ?", key
-    ).fetchone()
-    return found
+def find_hashes(connection: sqlite3.Connection, keys: Sequence[Row]) -> dict[Row, Row]:
+    """The whole rows, by their keys."""
+    rows: dict[Row, Row] = {}
+    for start in range(0, len(keys), READ_AT_ONCE):
+        some = keys[start : start + READ_AT_ONCE]
+        marks = ",".join(["(?,?)"] * len(some))
+        found = connection.execute(
+            f"SELECT * FROM hashes WHERE (path, kind) IN (VALUES {marks})",
+            list(chain.from_iterable(some)),
+        )
+        rows.update((row[:2], row) for row in found)
+    return rows
 
 
 def put_hashes(connection: sqlite3.Connection, rows: list[Row]) -> None:
@@ -347,13 +362,16 @@ def delete_upload(connection: sqlite3.Connection, scope: str, oid: str) -> None:
 # Commits
 
 
-def find_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> object | None:
-    """The commit's details."""
-    row = connection.execute(
-        "SELECT details FROM commits WHERE scope = ? AND fingerprint = ?",
-        (blob(scope), blob(fingerprint)),
-    ).fetchone()
-    return None if row is None else row[0]
+def find_commits(connection: sqlite3.Connection, scope: str, fingerprint: str) -> list[object]:
+    """The details of this content's commits, oldest first. Earlier versions kept one, under the
+    fingerprint alone."""
+    whole = blob(fingerprint)
+    rows = connection.execute(
+        "SELECT details FROM commits WHERE scope = ?"
+        " AND (fingerprint = ? OR (fingerprint >= ? AND fingerprint < ?)) ORDER BY created_at",
+        (blob(scope), whole, whole + b"#", whole + b"$"),
+    )
+    return [details for (details,) in rows]
 
 
 def count_commits(connection: sqlite3.Connection, scope: str) -> int:
@@ -365,10 +383,12 @@ def put_commit(connection: sqlite3.Connection, row: Row) -> None:
     connection.execute("INSERT OR REPLACE INTO commits VALUES (?,?,?,?)", row)
 
 
-def delete_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> None:
+def delete_commit(connection: sqlite3.Connection, scope: str, commit: PendingCommit) -> None:
+    scope_key, key, _, details = commit_row(scope, commit)
     connection.execute(
-        "DELETE FROM commits WHERE scope = ? AND fingerprint = ?",
-        (blob(scope), blob(fingerprint)),
+        "DELETE FROM commits WHERE scope = ?"
+        " AND (fingerprint = ? OR (fingerprint = ? AND details = ?))",
+        (scope_key, key, blob(commit.fingerprint), details),
     )
 
 
@@ -420,7 +440,7 @@ def entries(connection: sqlite3.Connection) -> list[Entry]:
         Entry(
             kind="commit",
             scope=display(scope),
-            oid=display(name),
+            oid=display(name).partition("#")[0],
             size=0,
             parts_stored=0,
             parts_total=0,

@@ -3,7 +3,7 @@
 ====================  ====================================================  ====================
 logger                what                                                  level
 ====================  ====================================================  ====================
-`asyncpush.push`      a push begins, ends; notices; failures                INFO, WARNING, ERROR
+`asyncpush.push`      a push, sync or copy begins, ends; notices; failures  INFO, WARNING, ERROR
 `asyncpush.http`      requests and answers; waits; failed attempts          DEBUG, WARNING
 `asyncpush.transfer`  files hashed, routed, skipped, stored; retries        DEBUG, WARNING
 `asyncpush.commit`    commits and their verification                        INFO

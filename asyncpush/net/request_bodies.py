@@ -26,7 +26,7 @@ RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class RequestBody(aiohttp.Payload):
-    """A body of exactly the promised size; otherwise the request fails. It can be written once.
+    """A body of exactly the declared size; otherwise the request fails. It can be written once.
 
     The stall timeout watches the transport, so that bytes waiting in it or in the kernel count as
     progress while they drain. If the stream's source raises an exception, aiohttp would turn it
@@ -85,7 +85,7 @@ class RequestBody(aiohttp.Payload):
                 raise SourceChangedError(
                     f"a request body of {body.size} bytes turned out"
                     f" {'longer' if left < 0 else 'shorter'}; nothing was committed",
-                    suggestion="push again once nothing writes to these files any more",
+                    suggestion="try again once nothing writes to these files any more",
                 )
         except Exception as exc:
             self.failure = exc

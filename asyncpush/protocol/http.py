@@ -169,7 +169,9 @@ def a_flag(value: Any, name: str) -> bool:
 
 
 def a_size(value: Any, name: str) -> int:
-    """A number of bytes. Some Hubs send numbers in headers as text."""
+    """A number of bytes. Some Hubs send numbers in headers as text, or as `16000000.0`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):

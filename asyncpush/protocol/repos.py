@@ -212,7 +212,7 @@ def _number(fields: Mapping[str, Any], response: HubResponse) -> int:
 
 
 PATHS_LIMIT = 500
-"""Paths in one request. The Hub accepts 1,000; half of that spares it."""
+"""Paths in one request. The Hub accepts 1,000; half of that keeps its answers quick."""
 
 OID_LIMIT = 100
 """Characters of an oid that are kept: enough for a sha256 with its algorithm as a prefix."""

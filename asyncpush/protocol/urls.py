@@ -24,6 +24,9 @@ _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal"})
 _METADATA_ADDRESS = "fd00:ec2::254"
 _NAT64 = "64:ff9b::/96"
 _COMPATIBLE = "::/96"
+_LINK_LOCAL = "is a link-local address"
+_METADATA = "is a cloud's metadata service"
+_LOOPBACK = "is a loopback address"
 
 _NUMBER = "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
 
@@ -56,6 +59,8 @@ def check_endpoint(endpoint: str) -> str:
 
 def _has_white_space(text: str) -> bool:
     """Control characters count too."""
+    if text.isascii() and text.isprintable():  # nearly always, and quick
+        return " " in text
     return any(letter <= " " or letter == "\x7f" for letter in text)
 
 
@@ -160,11 +165,11 @@ def address_problem(host: str, endpoint: str) -> str | None:
     """Why no connection may be made to a host or address that is not the endpoint's own; None if it
     may."""
     if is_link_local(host):
-        return "is a link-local address"
+        return _LINK_LOCAL
     if is_metadata(host):
-        return "is a cloud's metadata service"
+        return _METADATA
     if is_loopback(host) and not is_loopback(origin(endpoint)[1]):
-        return "is a loopback address"
+        return _LOOPBACK
     return None
 
 
@@ -235,8 +240,11 @@ def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
 
 
 def _refused(why: str, shown: str) -> ProtocolError:
+    suggestion = "report it to the operators of this Hub: it has to name another URL"
+    if why in (_LINK_LOCAL, _METADATA, _LOOPBACK):
+        suggestion = "if this host is meant, name it in UploadConfig(allowed_hosts=[...])"
     return ProtocolError(
-        f"the Hub named a URL that {why}: {shown[:200]}",
+        f"the Hub named a URL that {why}" + (f": {shown[:200]}" if shown else ""),
         url=shown[:200],
-        suggestion="if this host is meant, name it in UploadConfig(allowed_hosts=[...])",
+        suggestion=suggestion,
     )

@@ -227,7 +227,7 @@ def changes_of(files: Mapping[str, FileSource]) -> ProblemReport:
         if now.inode == content.identity.inode and now.size > file.size:
             report.notice(
                 "files that grew",
-                f"{path} grew while it was pushed: only its first {file.size:,} bytes were pushed",
+                f"{path} grew while it was sent: only its first {file.size:,} bytes were sent",
             )
     return report
 
@@ -251,7 +251,7 @@ def _copied(file: FileSource, opened: io.FileIO) -> Copy:
         except _Overwritten:
             pass
         opened.seek(0)
-    raise changed(file, "could not be read consistently, since it was written to all the time")
+    raise changed(file, "could not be read consistently: it was written to again and again")
 
 
 def _grown(

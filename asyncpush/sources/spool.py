@@ -367,8 +367,10 @@ def _can_be_read_once(stream: object) -> bool:
 
 
 def _read_before(path_in_repo: str, problem: str) -> SourceError:
-    message = f"{path_in_repo!r} is a stream that {problem}, by another push, dry run or audit"
-    suggestion = "open or create it again for each push"
+    message = (
+        f"{path_in_repo!r} is a stream that {problem}, by another push, sync, dry run or audit"
+    )
+    suggestion = "open or create it again each time"
     return SourceError(message, problems=[message], suggestion=suggestion)
 
 

@@ -251,15 +251,16 @@ class Transfers:
 class TransferLibrary:
     """A library that a transfer needs, and what is known of it on this machine.
 
-    `distribution` is its name for pip, `module` the one to import. `switch` is the environment
-    variable that disables the transfer. `missing_reason` says why it is not installed, and what to
-    do. `folder` is where it keeps files of its own, if that is known.
+    `distribution` is its name for pip, `module` its own, and `load` imports it. `switch` is the
+    environment variable that disables the transfer. `missing_reason` says why it is not installed,
+    and what to do. `folder` is where it keeps files of its own, if that is known.
     """
 
     route: TransferName
     label: str
     distribution: str
     module: str
+    load: Callable[[], object]
     switch: str
     installed: bool
     disabled: bool

@@ -85,7 +85,7 @@ async def test_a_failed_shared_hash_is_computed_again(
     assert len(attempts) == 2
 
 
-async def test_a_file_that_was_hashed_during_a_look_up_is_not_hashed_again(
+async def test_a_lookup_does_not_make_a_file_hashed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "base.bin"

@@ -83,7 +83,7 @@ async def run_pushers(hub: LocalHub, cache: Path, *, shared: bool, rounds: int) 
 
 
 @pytest.mark.no_cover
-async def test_two_processes_pushing_to_one_branch_both_land_every_time(
+async def test_two_processes_can_push_to_one_branch(
     hub: LocalHub, uploader: Uploader, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -126,6 +126,50 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
     assert faults.seen["part"] == 1
     assert result.commit_sha == await head_of(hub, "me/m")
     assert {"first.txt", "ours.bin"} <= await files_of(hub, "me/m")
+
+
+@pytest.mark.parametrize("refusal", ["404", "501", "500"])
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("412 as if someone came first", 1),
+        ("done, then reset", 1),
+        ("done, then 504", 1),
+        ("413", 0),
+    ],
+)
+async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
+    kind: str, made: int, refusal: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The branch's own files show what was committed."""
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+        before = len(await commits_of(hub, "me/m"))
+        faults.add("commits", refusal, times=99)
+        faults.add("commit", kind, nth=2)
+        if not made:
+            with pytest.raises(HubError, match="commit failed"):
+                await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+        else:
+            result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+            assert result.files_uploaded == ("ours.txt",)
+            assert result.commit_sha == await head_of(hub, "me/m")
+        faults.rules.clear()
+        assert len(await commits_of(hub, "me/m")) == before + made
+
+
+@pytest.mark.parametrize("refusal", ["404", "501"])
+async def test_a_commit_that_did_not_land_is_made_where_commits_are_not_listed(
+    refusal: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    before = len(await commits_of(hub, "me/m"))
+    faults.add("commits", refusal, times=99)
+    faults.add("commit", "reset after the body", nth=2)
+    result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+    assert result.commit_sha == await head_of(hub, "me/m")
+    faults.rules.clear()
+    assert len(await commits_of(hub, "me/m")) == before + 1
 
 
 async def test_a_retried_commit_is_reported_as_such(
@@ -221,7 +265,7 @@ async def test_a_series_lists_the_files_of_all_commits(
     assert (result.files_uploaded, result.files_unchanged) == (("a.txt", "b.txt"), ("c.txt",))
 
 
-async def test_someone_elses_commit_within_a_pinned_series_is_a_conflict(
+async def test_another_commit_within_a_pinned_series_is_a_conflict(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     dev = PushOptions(revision="dev", create_branch=True)
@@ -395,6 +439,63 @@ async def test_a_commit_landing_after_the_last_attempt_succeeds(
     assert len(await commits_of(hub, "me/m")) == 3
 
 
+@pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
+async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
+    status: int,
+    hub: LocalHub,
+    uploader: Uploader,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hook of the Hub, or a proxy in front of it, fails after the commit."""
+
+    async def refuse(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await handler(request)
+        return web.json_response({"error": "hook failed"}, status=status)
+
+    monkeypatch.setitem(KINDS, "done, then refused", refuse)
+    faults.add("commit", "done, then refused")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert result.warnings == (
+        f"the Hub made the commit, but answered {status}: commit failed: hook failed",
+    )
+
+
+@pytest.mark.parametrize("kind", ["401", "403", "409 another commit", "429 hours"])
+async def test_a_lost_answer_is_not_forgotten_when_the_next_attempt_is_refused(
+    kind: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit lands after that refusal."""
+    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "commits", after=3))
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        faults.add("commit", "lands late")
+        faults.add("commit", kind, nth=2, times=9)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_refused_commit_is_reported_as_refused(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    """Also where the branch cannot be looked at."""
+    faults.add("commit", "422")
+    faults.add("commits", "403", times=9)
+    with pytest.raises(HubError) as caught:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert caught.value.status == 422
+    assert caught.value.__cause__ is None
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_a_late_pull_request_is_used(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +530,7 @@ async def test_a_moved_pinned_parent_leaves_no_pull_request(
     assert "draft" not in (await pull_requests_of(hub, "me/m")).values()
 
 
-async def test_a_file_changed_before_the_commit_leaves_no_pull_request(
+async def test_a_file_changed_before_commit_leaves_no_pull_request(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -595,7 +696,7 @@ async def test_a_merge_with_a_lost_answer_is_no_failure(
     assert "is not known" in caught.value.suggestion
 
 
-async def test_hidden_descriptions_and_a_refused_second_commit_are_our_own(
+async def test_a_commit_with_a_hidden_description_is_recognised(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """The answer is lost; the second one is refused, since the first has moved the branch."""
@@ -682,7 +783,7 @@ async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Up
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("wrong", ["outdated", "unknown"])
-async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
+async def test_a_wrong_parent_is_refused_before_anything_is_sent(
     wrong: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -709,7 +810,7 @@ async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
     assert not {"batch", "part", "commit", "discussion-create"} & set(faults.seen)
 
 
-async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
+async def test_a_parent_not_shown_yet_is_waited_for(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     outdated: list[str] = []
@@ -734,7 +835,7 @@ async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
         assert result.commit_sha == await head_of(hub, "me/m")
 
 
-async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
+async def test_a_wrong_parent_is_refused_without_a_commit_list(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -746,7 +847,7 @@ async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
     assert faults.seen["commit"] == 2
 
 
-async def test_an_interrupted_pinned_pull_request_is_finished_though_the_branch_moved(
+async def test_an_interrupted_pinned_pull_request_is_finished(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """What it has committed is reported, and not a conflict."""
@@ -880,7 +981,7 @@ async def test_nothing_is_sent_to_a_pull_request_that_has_ended(
     assert not {"batch", "part", "commit"} & set(faults.seen)
 
 
-async def test_a_hub_that_does_not_show_a_pull_request_is_pushed_to(
+async def test_an_unreadable_pull_request_is_pushed_to(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})

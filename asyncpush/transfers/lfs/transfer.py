@@ -96,7 +96,7 @@ class LfsTransfer:
                 raise SourceChangedError(
                     f"{file.disk_path!r} has changed since an earlier push hashed it, though its"
                     " times have not; nothing was committed",
-                    suggestion="push again: the whole file will be hashed again",
+                    suggestion="try again: the whole file will be hashed again",
                 ) from exc
             try:
                 return await self._store_once(file, exc.oid, events)
