@@ -19,7 +19,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
 
-from asyncpush.concurrency.threads import each_in_thread, in_thread, in_thread_anyway
+from asyncpush.concurrency.threads import (
+    each_in_thread,
+    in_thread,
+    in_thread_anyway,
+    in_thread_if_many,
+)
 from asyncpush.errors import (
     AsyncPushError,
     CommitConflictError,
@@ -172,7 +177,7 @@ class Committer:
             ctx.events.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
                 self._report_inline_stored(changes)
-            added = await in_thread(ctx.threads, partial(paths_added, changes))
+            added = await in_thread_if_many(ctx.threads, changes, partial(paths_added, changes))
             return Outcome(answer.oid, answer.url, pr_url, added=added)
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
@@ -219,8 +224,8 @@ class Committer:
         the wait after a conflict, before the next attempt on another parent; None when there is
         none."""
         ctx = self._ctx
-        deletions = await in_thread(
-            ctx.threads, lambda: sum(isinstance(change, Delete) for change in changes)
+        deletions = await in_thread_if_many(
+            ctx.threads, changes, lambda: sum(isinstance(change, Delete) for change in changes)
         )
         ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
@@ -419,7 +424,7 @@ async def commit_payload(
             encoded = await each_in_thread(threads, batch, partial(_encode, load=load))
             yield b"".join(chain.from_iterable(encoded))
 
-    size = await in_thread(threads, lambda: commits.payload_size(header, changes))
+    size = await in_thread_if_many(threads, changes, lambda: commits.payload_size(header, changes))
     return StreamBody(size, lines)
 
 
