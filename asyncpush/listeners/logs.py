@@ -62,7 +62,7 @@ _commit = library_logger("commit")
 
 ENV = "ASYNCPUSH_LOG"
 _VALUE_LIMIT = 2048  # characters of one value in verbose output: a batch answer can have megabytes
-_REQUEST_FAILED = re.compile(r"^[A-Za-z' ]+ failed: ")  # the beginning of a request's error
+_REQUEST_FAILED = r"^[A-Za-z' ]+ failed: "  # the beginning of a request's error
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -175,7 +175,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case RequestFailed():
             status = "no answer" if event.status is None else f"HTTP {event.status}"
             after = "" if event.backoff_ms is None else f", again in {event.backoff_ms:.0f} ms"
-            reason = _REQUEST_FAILED.sub("", row["error"])
+            reason = re.sub(_REQUEST_FAILED, "", row["error"])
             return f"{event.call} failed, attempt {event.retry_attempt} ({status}): {reason}{after}"
         case Waiting():
             return f"waiting {format_duration(event.seconds)}: {row['reason']}"
