@@ -480,7 +480,7 @@ def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolE
         url=response.url,
         headers=response.headers,
         suggestion="if the Hub has moved, set HF_ENDPOINT to its new address; if the repo was"
-        " renamed or moved, push to its new name",
+        " renamed or moved, use its new name",
     )
 
 

@@ -104,7 +104,7 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     # yet.
     "not_known_yet": Remedy(True),
     # A success whose body reports an error.
-    "not_done": Remedy(True, "push again; what is already stored is not sent again"),
+    "not_done": Remedy(True, "try again; what is already stored is not sent again"),
 }
 """Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
@@ -439,7 +439,7 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
         case 404 | 405, _ if answer.call == "create_bucket":
             return HubError, (
                 f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
-                " path; this Hub may not offer buckets: push to a repo instead"
+                " path; this Hub may not offer buckets: use a repo instead"
             )
         case 404, None if answer.call in _CREATING:
             return ProtocolError, (

@@ -135,7 +135,7 @@ async def test_a_redirect_from_post_to_get_is_refused(
     with pytest.raises(ProtocolError, match="drop the body") as caught:
         await session.ask(ask_for(method="POST", body=b"body"), whole, recorded.events)
     assert len(peer.seen) == 1
-    assert "push to its new name" in caught.value.suggestion
+    assert "use its new name" in caught.value.suggestion
 
 
 @pytest.mark.parametrize("status", REDIRECTS)
