@@ -15,6 +15,7 @@ SEGMENT_LIMIT = 255
 # check.
 _PLAIN = re.compile(r"[\w-][\w.\- ]{0,99}(?:/[\w-][\w.\- ]{0,99})*", re.ASCII)
 _DRIVE = re.compile(r"[A-Za-z]:/")
+_DRIVE_NAME = re.compile(r"(?:^|/)[A-Za-z]:")
 
 
 def normalise_path(path: str) -> str:
@@ -122,6 +123,16 @@ def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:
                 clashes[folder] = path
             folder = folder.rpartition("/")[0]
     return sorted(clashes.items())
+
+
+def drive_names(paths: Iterable[str]) -> list[str]:
+    """Paths that Windows takes for a place on a drive. The official client (2.4) refuses to
+    download them, on every system.
+
+    >>> drive_names(["a:b", "logs/12:30.txt", "logs/c:"])
+    ['a:b', 'logs/c:']
+    """
+    return [path for path in paths if ":" in path and _DRIVE_NAME.search(path)]
 
 
 def look_alikes(paths: Iterable[str]) -> list[tuple[str, str]]:
