@@ -402,7 +402,7 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
                 f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
                 " path; this Hub may not offer buckets: push to a repo instead"
             )
-        case 404, None if answer.call == "create":
+        case 404, None if answer.call in ("create", "whoami"):
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
                 " path"

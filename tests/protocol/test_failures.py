@@ -12,6 +12,7 @@ from asyncpush.errors import (
     AuthError,
     CommitConflictError,
     HubError,
+    ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
 )
@@ -111,6 +112,9 @@ def test_what_reports_no_error_is_done(body: str) -> None:
             False,
             "the branch does not exist in me/m",
             id="404 RevisionNotFound of a call that names no branch",
+        ),
+        pytest.param(
+            failure(404, call="whoami"), ProtocolError, False, "no Hub at", id="404 whoami"
         ),
         pytest.param(
             failure(404, call="create_bucket"),
