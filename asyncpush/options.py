@@ -139,7 +139,7 @@ class UploadConfig:
             for each 64 MiB of this (eight at most), and sends at most one xorb, a block of up to
             64 MiB, for each 32 MiB (two at least). Near its limit it sends fewer: where the network
             is fast and the store answers late, twice the memory may be twice as fast.
-        hash_workers: threads for hashing; 256 at most are used.
+        hash_workers: threads for hashing; by default, one for each CPU, four at most.
         max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
             reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
             and files that the store has already are read at the same rate.
@@ -166,7 +166,8 @@ class UploadConfig:
         max_retry_after: the longest wait, in seconds, that is accepted from a server.
         allowed_hosts: additional hosts that upload URLs may point to.
         resume: keep a journal, so that an interrupted push continues where it stopped.
-        cache_dir: the folder for the journal, the hash cache and the embedded Hub.
+        cache_dir: the folder for the journal, the hash cache and the embedded Hub; by default
+            `ASYNCPUSH_CACHE`, or else `asyncpush` in `XDG_CACHE_HOME` or `~/.cache`.
         events: a path for JSON lines, a callable that is called with each
             `asyncpush.events.Record`, or a list of these.
 
@@ -216,7 +217,7 @@ class UploadConfig:
         if self.max_bandwidth is not None:
             _check(self, "max_bandwidth", (int, float), lambda value: value > 0, "above 0, or None")
         if self.chunk_size * CHUNKS_PER_PART > self.max_memory:
-            raise ValueError(f"chunk_size must be 1/{CHUNKS_PER_PART} of max_memory at most")
+            raise ValueError(f"chunk_size must be at most 1/{CHUNKS_PER_PART} of max_memory")
         if self.initial_backoff_ms > self.max_backoff_ms:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_flags(self, "verify_etag", "trust_mtime", "resume")
@@ -244,9 +245,9 @@ class PushOptions:
     Attributes:
         repo_type: "model", "dataset", "space" or "kernel".
         create_repo: create the repo when it is missing.
-        private: visibility of a repo that is created; None leaves it to the Hub.
-        visibility: the same as a word: "public", "private", or "protected" for a Space whose app is
-            public and whose files are not.
+        private: whether a repo that is created is private; None leaves it to the Hub.
+        visibility: instead of `private`: "public", "private", or "protected" for a Space whose app
+            is public and whose files are not.
         region: where a repo that is created is stored, such as "us" or "eu".
         resource_group: id of the organisation's resource group for a repo that is created.
         revision: branch to commit to.
@@ -275,7 +276,7 @@ class PushOptions:
             text like "4GB" (1 GB = 10^9 bytes). None does not split files. Patterns apply to the
             names before the split. A `model.safetensors` that the repo has already stays, unless
             delete_patterns match it.
-        timeout: seconds for the whole push.
+        timeout: seconds for the whole push, or None for no limit; then `TimeoutError` is raised.
         verify: check every file through the Hub's API after the commit.
         dry_run: report what would be done, and change nothing.
         on_change: what to do when a file changes during the push. "follow": a file that only grew,
@@ -391,7 +392,7 @@ class SyncOptions:
 
     Attributes:
         create_bucket: create the bucket when it is missing.
-        private: visibility of a bucket that is created; None leaves it to the Hub.
+        private: whether a bucket that is created is private; None leaves it to the Hub.
         region: where a bucket that is created is stored, such as "us" or "eu".
         resource_group: id of the organisation's resource group for a bucket that is created.
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Files of the
@@ -400,7 +401,7 @@ class SyncOptions:
             are added and verified first. A source without files is an error, and deletes nothing.
         follow_symlinks: walk into linked folders (links to files are always followed).
         max_shard_size: split larger `.safetensors` files; as in `PushOptions`.
-        timeout: seconds for the whole sync.
+        timeout: seconds for the whole sync, or None for no limit; then `TimeoutError` is raised.
         verify: check every file's size and Xet hash after the last batch.
         dry_run: report what would be done, and change nothing.
         complete_marker: let readers tell whether all files below the address are there. A file
@@ -470,8 +471,12 @@ class SyncOptions:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One of many pushes for `Uploader.push_many`: its destination (a repo id or an address), its
-    source and its options.
+    """One of many pushes for `Uploader.push_many`.
+
+    Attributes:
+        repo_id: the destination: a repo id or an address, as for `push_to_hub`.
+        source: what to push, as for `push_to_hub`.
+        options: the options of this push.
 
     Example:
         >>> import asyncio
@@ -525,7 +530,7 @@ def _is_commit_oid(text: Any) -> bool:
     return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
 
 
-_NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+_NOT_IN_REFS = frozenset(map(chr, range(0x21))) | set("\x7f~^:?*[\\")
 _LONGEST_REF_NAME = 250
 """Bytes between two slashes. git keeps each part as the name of a file, with `.lock` while it is
 written."""
@@ -537,8 +542,9 @@ def revision_problem(name: str) -> str | None:
     >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
-    if (found := _NOT_IN_REFS.search(name)) is not None:
-        return f"contains {found[0]!r}"
+    for letter in name:
+        if letter in _NOT_IN_REFS:
+            return f"contains {letter!r}"
     if name == "@" or name.startswith("-"):
         return "is an option or a shorthand to git"
     for sequence in ("..", "@{", "//"):

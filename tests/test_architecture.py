@@ -119,6 +119,16 @@ def test_no_module_imports_itself_through_others() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
+def test_no_two_modules_have_the_same_name() -> None:
+    """Except commands, which are named after what they run."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in ROOT.rglob("*.py"):
+        if path.parent.name != "cli" and path.stem != "__init__":
+            folders[path.stem].append(path.parent.name)
+    twice = {name: sorted(found) for name, found in folders.items() if len(found) > 1}
+    assert twice == {"transformers": ["integrations", "training"]}  # the first is its earlier name
+
+
 def _unit(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
@@ -153,13 +163,40 @@ def test_an_outside_library_has_one_door(library: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["push", "routing", "selection", "store"])
-def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
+def test_no_stage_of_a_push_names_a_transfer(stage: str) -> None:
     text = (ROOT / "pipeline" / f"{stage}.py").read_text()
     imported = {
         name for name in _imports(ast.parse(text)) if name.startswith("asyncpush.transfers")
     }
     assert imported <= {"asyncpush.transfers.interface", "asyncpush.transfers.inline"}
     assert "xet" not in text.lower()
+
+
+SHARED = ("errors", "journal", "net", "pipeline", "protocol", "sources", "transfers")
+"""What syncs, copies, audits and uploads use too."""
+
+FOR_PUSHES_ALONE = (
+    "push_to_hub (`asyncpush push`)",
+    "push_to_hub and sync (`asyncpush push`",
+    "download the source and push it",
+    "download the files and push them",
+)
+
+
+@pytest.mark.parametrize("unit", SHARED)
+def test_messages_of_shared_code_ask_nobody_to_push(unit: str) -> None:
+    """The user may have called another operation: "try again" is right for each."""
+    found = []
+    for path in (path for path in ROOT.rglob("*.py") if _unit(path) == unit):
+        nodes = list(ast.walk(_parsed(path)))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in docstrings:
+                text = ast.unparse(node)
+                asks = re.search(r"\b(push (again|it|to|with|without|a)|pushed)\b", text)
+                if asks and not any(words in text for words in FOR_PUSHES_ALONE):
+                    found.append(f"{path.name}: {text[:80]}")
+    assert found == []
 
 
 def test_a_transfer_is_known_where_it_is_registered_alone() -> None:

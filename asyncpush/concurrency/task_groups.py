@@ -64,9 +64,9 @@ def stray_cancellations_are_errors() -> Iterator[None]:
         if is_cancelled():
             raise
         raise AsyncPushError(
-            "the push was stopped by a CancelledError, though nobody cancelled it",
-            suggestion="look which task of your own was cancelled while this push awaited it: a"
-            " source, a token callable, a listener",
+            "it was stopped by a CancelledError, though nobody cancelled it",
+            suggestion="find out which of your own tasks was cancelled while it was awaited here:"
+            " in a source, a token callable or a listener",
         ) from exc
 
 
@@ -261,7 +261,7 @@ class Batcher(Generic[K, V]):
         self._start_call()
 
     def _next_call(self) -> list[tuple[K, _Question[K, V]]]:
-        """Takes them in order: nobody who waits is overtaken."""
+        """Takes them in the order in which they came."""
         taken: list[tuple[K, _Question[K, V]]] = []
         weight = 0
         while self._waiting and len(taken) < self._limit:
@@ -283,7 +283,7 @@ class SharedSlots:
     def __init__(self, count: int) -> None:
         self.free = count
         self.waiting: deque[FairSlots] = deque()
-        """The pushes that wait for a slot, each of them once, so that slots go round."""
+        """The pushes that wait for a slot, each of them once, so that each gets one in turn."""
 
 
 class FairSlots:

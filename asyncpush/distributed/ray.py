@@ -124,7 +124,10 @@ async def push_distributed(
     options, config = options or PushOptions(), config or UploadConfig()
     placed = [s if isinstance(s, NodeSource) else NodeSource(s) for s in sources]
     if not placed:
-        raise SourceError("no sources were given", suggestion="name what each node has")
+        raise SourceError(
+            "no sources were given",
+            suggestion="give at least one source: what each node has to upload",
+        )
     tasks = _Tasks(num_cpus=num_cpus, max_retries=max_retries)
     async with Uploader(token, endpoint, config) as up:
         repo, options = target_of(repo_id, options, up.endpoint)

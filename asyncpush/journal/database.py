@@ -1,4 +1,4 @@
-"""The journal's SQLite database: opened with care, given up softly.
+"""The journal's SQLite database: how it is opened, used, and given up after an error.
 
 Nothing here raises because of the disk: a database that cannot be opened raises `UnusableError`
 once, at the start, and one that fails later turns itself off with one warning.
@@ -190,8 +190,8 @@ class Database:
             self.failure = f"{self.path}: {failure}"
             self._shut()
         logger.warning(
-            "the resume journal is off: %s; this push goes on, but if it is interrupted,"
-            " the next one may have to send its files again",
+            "the resume journal is off: %s; going on without it: after an interruption, files may"
+            " have to be sent again",
             self.failure,
         )
         if _is_damage(failure):
@@ -253,8 +253,8 @@ def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
 
 def _warn_of_wait() -> None:
     logger.warning(
-        "another process keeps the resume journal locked: waiting up to %g s for it, then this push"
-        " goes on without the journal",
+        "another process keeps the resume journal locked: waiting up to %g s for it, then"
+        " going on without the journal",
         BUSY_TIMEOUT,
     )
 
@@ -266,7 +266,7 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
         except DamagedError as exc:
             aside = set_aside(path)
             logger.warning(
-                "the resume journal cannot be used (%s): set aside as %s, a fresh one is begun",
+                "the resume journal cannot be used (%s): set aside as %s; a new one is started",
                 exc,
                 aside,
             )
@@ -279,7 +279,7 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
 
 def _open(path: Path, locks: HostLocks) -> Database:
     prepare_file(path)
-    # Whoever has it open already has checked it, and keeps a write-ahead log beside it.
+    # A process that has it open has already checked it, and keeps a write-ahead log beside it.
     unclean = has_log(path) and not locks.count_claimed(*_OPEN_JOURNALS)
     needs_check = unclean or path.lstat().st_size <= SMALL
     with contextlib.ExitStack() as undo:

@@ -20,23 +20,22 @@ from asyncpush._version import __version__
 from asyncpush.errors import BODY_LIMIT, HubError, ProtocolError, printable
 from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
 from asyncpush.lazy_dataclass import dataclass
-from asyncpush.net.bodies import RequestBody
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.failures import (
+from asyncpush.net.network_errors import (
     NETWORK_EXCEPTIONS,
     StalledError,
     network_error,
 )
 from asyncpush.net.rate_limits import Pacer
+from asyncpush.net.request_bodies import RequestBody
 from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
-from asyncpush.protocol.http import HubRequest, HubResponse, protocol_error
-from asyncpush.protocol.lfs import VERIFY
+from asyncpush.protocol.http import VERIFY, HubRequest, HubResponse, protocol_error
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 T = TypeVar("T")
@@ -54,6 +53,7 @@ are small parts in flight. With 16 at once, 500 small objects at 30 ms latency m
 them. Their limit is their own: other requests, on which the next objects depend, do not wait behind
 them."""
 
+REDIRECTS = frozenset({301, 302, 307, 308})
 REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
 """The same form as the official client's, by which Hubs count their clients."""
@@ -264,30 +264,36 @@ class HubSession:
         token = None
         if own and this.request.auth == "token":
             token = self.token.lasting or await self.token.find()
-        response = await self._follow(this, token)
+        response = await self._send(this, this.url, token)
+        if response.status in REDIRECTS:
+            response = await self._follow(this, response, token)
         if response.status == 401 and token is not None and self.token.refreshable:
             self._finished(this, response, {})
             token = await self.token.refresh(token)
-            response = await self._follow(this, token)
+            response = await self._send(this, this.url, token)
+            response = await self._follow(this, response, token)
         return response
 
-    async def _follow(self, this: Exchange, token: str | None) -> HubResponse:
+    async def _follow(
+        self, this: Exchange, response: HubResponse, token: str | None
+    ) -> HubResponse:
         """Follow redirects within the Hub's own origin (renamed repos). Others are refused: the
         body or the token would go to another server."""
-        url = this.url
-        for _ in range(REDIRECTS_LIMIT):
-            response = await self._send(this, url, token)
-            if response.status not in (301, 302, 307, 308):
+        for _ in range(REDIRECTS_LIMIT - 1):
+            if response.status not in REDIRECTS:
                 return response
             self._finished(this, response, {})
+            url = response.url
             target = urls.join(url, response.headers.get("location", ""))
             if not urls.same_origin(target, url):
                 raise _redirect_refused(response, "to another origin", target)
             urls.check_target(target, self.endpoint, self.config.allowed_hosts or ())
             if this.request.method != "GET" and response.status in (301, 302):
                 raise _redirect_refused(response, "in a way that would drop the body", target)
-            url = target
-        raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", url)
+            response = await self._send(this, target, token)
+        if response.status in REDIRECTS:
+            raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", response.url)
+        return response
 
     async def _send(self, this: Exchange, url: str, token: str | None) -> HubResponse:
         request = this.request
@@ -474,7 +480,7 @@ def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolE
         url=response.url,
         headers=response.headers,
         suggestion="if the Hub has moved, set HF_ENDPOINT to its new address; if the repo was"
-        " renamed or moved, push to its new name",
+        " renamed or moved, use its new name",
     )
 
 

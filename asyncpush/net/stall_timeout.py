@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 
 _DARWIN_SO_NWRITE = 0x1024
 """Socket option of macOS: bytes in the send buffer (sys/socket.h; Python has no name for it)."""
@@ -72,7 +72,7 @@ class StallTimeout:
             assert self._task is not None
             ours = self._task.uncancel() <= self._cancellations
             if ours and exc_type is asyncio.CancelledError:
-                raise StalledError(f"no byte moved for {self._limit:g} s") from exc
+                raise StalledError(f"no data was sent or received for {self._limit:g} s") from exc
 
     def _check(self) -> None:
         now = self._loop.time()

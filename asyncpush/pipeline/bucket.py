@@ -570,7 +570,7 @@ class BucketStore:
             if self._store is None:
                 transfers = self.ctx.transfers.for_buckets
                 self._store = await transfers.open_bucket(self.ctx, write=True)
-                reason = f"a bucket is stored by {transfers.label} alone"
+                reason = f"buckets accept files only through {transfers.label}"
                 chosen = TransferChosen(transfers.route, reason, reads_while_sending=True)
                 self.ctx.events.emit(chosen)
             return self._store

@@ -77,7 +77,7 @@ class SetMarker:
         except TransferFailedError as exc:
             raise AsyncPushError(
                 f"the marker {file.path} cannot be read: {exc.message}",
-                suggestion="try again; if it stays so, write the set again",
+                suggestion="try again; if it fails again, push the set again",
             ) from exc
 
     @classmethod
@@ -312,5 +312,5 @@ async def _remove(
                 verified=False,
                 elapsed_seconds=0.0,
             ),
-            suggestion="the sets to keep are not affected; the next push or prune continues this",
+            suggestion="the sets to keep are not affected; saving or pruning again continues this",
         )

@@ -28,7 +28,7 @@ from asyncpush.errors import (
     SourceChangedError,
 )
 from asyncpush.events import CommitStarted, Committed, FileStored
-from asyncpush.journal import PendingCommit
+from asyncpush.journal import Claim, PendingCommit
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.pipeline.changes import remaining_changes, title
 from asyncpush.pipeline.context import PushContext
@@ -177,8 +177,8 @@ class Committer:
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
             message=f"the branch moved {REBASES} times while the commit was made",
-            suggestion="others push to this branch all the time: push again, which builds on their"
-            " head, or use create_pr=True (--create-pr)",
+            suggestion="other commits to this branch keep coming first: try again, or use"
+            " create_pr=True (--create-pr)",
         ) from latest.__cause__
 
     async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:
@@ -189,7 +189,7 @@ class Committer:
                 f"the Hub answered the commit with the previous head, {head}:"
                 " nothing was committed",
                 url=answer.url,
-                suggestion="push again; if it happens again, report it to this Hub's operators",
+                suggestion="try again; if it happens again, report it to this Hub's operators",
             )
         self._ctx.warn("no commit was made: the branch already has all of these files")
         return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
@@ -380,7 +380,7 @@ def _refused_without_reason(
         " a token that may write to this branch"
     )
     if in_pull_request:
-        suggestion = "push again later; if it happens again, report it to the operators of this Hub"
+        suggestion = "try again later; if it happens again, report it to the operators of this Hub"
     message = f"the Hub refuses a commit on {head}, although the branch has not moved"
     return error.with_(message=f"{message}: {error.message}", suggestion=suggestion)
 
@@ -391,7 +391,7 @@ def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictErr
         message="the answer to the commit was lost, and the Hub refuses another commit on"
         f" {head}, which it still reports as the branch's head; the commit may have been made:"
         f" {error.message}",
-        suggestion="check the branch, then push again: files that are already there are not"
+        suggestion="check the branch, then try again: files that are already there are not"
         " committed twice",
     )
 
@@ -516,34 +516,37 @@ async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
 @asynccontextmanager
 async def remembered(ctx: PushContext, changes: Sequence[Change]) -> AsyncIterator[PendingCommit]:
     """Record in the journal, while the block runs, that these changes are being committed. Yields
-    the record of an earlier process that did not learn the outcome of the same commit, if any.
+    the record of an earlier push that did not learn the outcome of the same commit, if any.
+    Another push of the same changes at the same time has a record of its own.
 
     The record is removed once the outcome is known: the commit was made, or will not be made.
     """
-
-    def begin() -> PendingCommit:
-        fingerprint = _fingerprint(ctx, changes)
-        pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
-        if pending is None:
-            pending = PendingCommit(ctx.push_id, fingerprint, time.time())
-            ctx.journal.begin_commit(ctx.scope, pending)
-        return pending
-
     threads = ctx.push_threads.journal
-    pending = await in_thread(threads, begin)
+
+    def begin() -> tuple[PendingCommit, Claim | None]:
+        commit = PendingCommit(ctx.push_id, _fingerprint(ctx, changes), time.time())
+        return ctx.journal.take_commit(ctx.scope, commit)
+
+    def discard(begun: tuple[PendingCommit, Claim | None]) -> None:
+        if begun[1] is not None:
+            begun[1].release()
+
+    pending, claim = await in_thread(threads, begin, discard=discard)
 
     async def end() -> None:
-        await in_thread_anyway(
-            threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint)
-        )
+        await in_thread_anyway(threads, lambda: ctx.journal.end_commit(ctx.scope, pending))
 
     try:
-        yield pending
-    except AsyncPushError as exc:
-        if is_final(exc):
-            await end()
-        raise
-    await end()
+        try:
+            yield pending
+        except AsyncPushError as exc:
+            if is_final(exc):
+                await end()
+            raise
+        await end()
+    finally:
+        if claim is not None:
+            await in_thread_anyway(threads, claim.release)
 
 
 def is_final(error: AsyncPushError) -> bool:

@@ -44,7 +44,7 @@ class Candidate:
     _mode: UploadMode | None = None
     _is_answered: bool = False
     _answered: asyncio.Event | None = None
-    """Only for who waits: of most files the Hub's answer is known already."""
+    """Created only to wait for the answer, which is already known for most files."""
 
     async def mode(self) -> UploadMode | None:
         """Wait for the Hub's answer. None when the file is not to be stored: it is ignored, goes

@@ -26,7 +26,7 @@ LONGEST_WAIT = 5.0
 CALLS_AT_ONCE = 4
 
 NOT_ALLOWED = frozenset({401, 403, 429})
-"""Answers to a question about some files that would also be given to one about all of them."""
+"""Statuses with which a request for all files would fail as well as one for some of them."""
 
 PAGES_LIMIT = 20_000
 FILES_LIMIT = 2_000_000
@@ -116,11 +116,11 @@ async def verify_commit(
         problems = _problems(wanted, gone, shown)
     raise VerificationError(
         f"commit {commit_sha} was accepted, but the Hub does not show {len(problems)} file(s) as"
-        f" pushed: {'; '.join(problems[:10])}",
+        f" committed: {'; '.join(problems[:10])}",
         problems=problems,
         commit_sha=commit_sha,
         commit_url=ctx.commit_url(commit_sha),
-        suggestion="open the repo's page, then push again; if it happens again, report the commit"
+        suggestion="open the repo's page, then try again; if it happens again, report the commit"
         " to the Hub's operators",
     )
 

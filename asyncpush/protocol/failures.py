@@ -65,12 +65,12 @@ class Remedy:
 REMEDIES: Final[Mapping[Fault, Remedy]] = {
     "certificate": Remedy(
         False,
-        "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the proxy",
+        "the certificate is not trusted: set SSL_CERT_FILE to your CA bundle, or check the proxy",
     ),
     "tls": Remedy(
         True,
-        "no secure connection: check that the address speaks HTTPS, that the proxy does not"
-        " intercept TLS, and that SSL_CERT_FILE names the right CA bundle",
+        "no secure connection: check that the server at this address uses HTTPS, that no proxy"
+        " intercepts TLS, and that SSL_CERT_FILE names the right CA bundle",
     ),
     "proxy_refused": Remedy(
         False,
@@ -93,18 +93,18 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
         " parts) or response_timeout (for requests to the Hub)",
     ),
     "connection_lost": Remedy(
-        True, "the connection broke: push again; what is already stored is not sent again"
+        True, "the connection broke: try again; what is already stored is not sent again"
     ),
     # A truncated or garbled answer is usually complete the next time.
     "garbled": Remedy(True),
     "answered_early": Remedy(
-        True, "the store, or a proxy in front of it, refuses the data: push again"
+        True, "the store, or a proxy in front of it, refuses the data: try again"
     ),
     # A 404 for something this session has just created, which some servers of the Hub do not know
     # yet.
     "not_known_yet": Remedy(True),
     # A success whose body reports an error.
-    "not_done": Remedy(True, "push again; what is already stored is not sent again"),
+    "not_done": Remedy(True, "try again; what is already stored is not sent again"),
 }
 """Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
@@ -125,7 +125,7 @@ def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
 CLOCK_TOLERANCE = 300.0
 """Seconds by which a clock may be off before signed URLs are likely to be refused."""
 
-_WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_per_commit)"
+_WITHOUT_THEM = "leave out create_pr, and use one commit (without max_files_per_commit)"
 _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
@@ -144,6 +144,45 @@ _ITS_MESSAGE = "the Hub's message above says what is wrong"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "auth_check": "checking access to the repo",
+    "branch": "creating the branch",
+    "bucket": "looking up the bucket",
+    "bucket_batch": "changing the bucket",
+    "bucket_paths_info": "looking up files in the bucket",
+    "bucket_tree": "listing the bucket's files",
+    "commits": "listing the commits",
+    "complete": "completing the upload",
+    "content": "reading a file",
+    "create": "creating the repo",
+    "create_bucket": "creating the bucket",
+    "discussion": "looking up the pull request",
+    "discussion_status": "opening the draft pull request",
+    "discussions": "listing the pull requests",
+    "duplicate": "copying LFS objects",
+    "head": "looking up the branch",
+    "id_token": "requesting an id token",
+    "lfs_batch": "LFS batch request",
+    "merge": "merging the pull request",
+    "part": "sending a part",
+    "pull_request": "opening a pull request",
+    "refs": "listing the branches",
+    "storage": "looking up the storage used",
+    "token": "requesting a token",
+    "tree": "listing the files",
+    "validate_yaml": "validating the metadata",
+    "verify": "LFS verify",
+    "verify_commit": "verifying the commit",
+    "whoami": "looking up the token's owner",
+    "xet_token": "requesting a Xet token",
+}
+
+
+def in_words(call: str) -> str:
+    """What a request does, for messages."""
+    return _IN_WORDS.get(call, call)
+
+
 def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> HubError:
     """The error for an answer of 400 or more: its class, text and suggestion."""
     headers = response.headers
@@ -155,7 +194,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         wait = wait_in_words(said)
     kind, suggestion = _diagnose(_Answer(request, response, code, said, wait, now))
     return kind(
-        f"{request.call} failed: {said[:300]}",
+        f"{in_words(request.call)} failed: {said[:300]}",
         status=response.status,
         body=body,
         method=request.method,
@@ -321,11 +360,11 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
     """A branch that cannot be created."""
     match answer.status, answer.code:
         case 404 | 405, None if answer.call == "branch":
-            return HubError, "this Hub may not support creating branches: push to one that exists"
+            return HubError, "this Hub may not support creating branches: use one that exists"
         case 409, _ if answer.call == "branch":
             return HubError, (
-                "the branch cannot be created: it may already exist, or the beginning of its"
-                " name may be a branch"
+                "the branch cannot be created: it may already exist, or conflict with the name of"
+                " another (a/b and a cannot both be branches)"
             )
     return None
 
@@ -342,7 +381,7 @@ def _on_space(answer: _Answer) -> _Diagnosis | None:
         case 413 if "quota" in words:
             return HubError, _QUOTA
         case 507:
-            return HubError, "the disk of the Hub is full: once there is room, push again"
+            return HubError, "the disk of the Hub is full: once there is room, try again"
     return None
 
 
@@ -365,14 +404,14 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
         case 403, _ if answer.call in _CREATING or "namespace" in answer.words:
             namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
-                f"the token may not create repos under {namespace}: check the spelling, push to a"
-                f" namespace of your own, or ask an admin of {namespace} for the role write"
+                f"the token may not create repos under {namespace}: check the spelling, use a"
+                f" namespace of your own, or ask an admin of {namespace} for the write role"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _ if answer.call in _READING:
             return AuthError, (
-                f"the token may not read {repo_id}: give it access {token_url}, to read what is"
-                f" copied from there, to write what is pushed (`asyncpush doctor {repo_id}` gives"
+                f"the token may not read {repo_id}: give it read access {token_url} to copy from"
+                f" there, or write access to change it (`asyncpush doctor {repo_id}` gives"
                 " details)"
             )
         case 403, _:
@@ -396,11 +435,11 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
                 " (--create-branch) creates it"
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):
-            return HubError, "the store has lost objects that the commit names: push again"
+            return HubError, "the store has lost objects that the commit names: try again"
         case 404 | 405, _ if answer.call == "create_bucket":
             return HubError, (
                 f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
-                " path; this Hub may not offer buckets: push to a repo instead"
+                " path; this Hub may not offer buckets: use a repo instead"
             )
         case 404, None if answer.call in ("create", "whoami"):
             return ProtocolError, (
@@ -421,12 +460,12 @@ def _on_conflict(answer: _Answer) -> _Diagnosis | None:
     """The request conflicts with a change of somebody else, or with a name that exists."""
     match answer.status:
         case 409 if "in progress" in answer.words:
-            return HubError, "the Hub is busy with another change of this repo: push again later"
+            return HubError, "the Hub is busy with another change of this repo: try again later"
         case 409:
             return HubError, "something with this name already exists; choose another name"
         case 412:
             return CommitConflictError, (
-                "someone else's commit came first: look at it, then push again without"
+                "someone else's commit came first: look at it, then try again without"
                 " parent_commit, which puts these files on top of it, or with the new head as"
                 " parent_commit"
             )
@@ -442,10 +481,10 @@ def _on_request(answer: _Answer) -> _Diagnosis | None:
                 " max_files_per_commit"
             )
         case 422:
-            return HubError, "the Hub finds the request invalid: its message says which part"
+            return HubError, "the Hub rejects the request as invalid: its message above says why"
         case 429:
             return RateLimitedError, (
-                f"wait until {_until(answer.wait, answer.now)}, push less often, or use a token"
+                f"wait until {_until(answer.wait, answer.now)}, ask less often, or use a token"
                 " with a higher limit"
             )
     return None
@@ -498,10 +537,10 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
         return (
             f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the"
             " store's, and signed URLs depend on the time: set it (`timedatectl set-ntp true`),"
-            " then push again"
+            " then try again"
         )
     if "expired" in words or "skew" in words:
-        return "the signed URL has expired: push again to get a new one; check `date -u`"
+        return "the signed URL has expired: try again to get a new one; check `date -u`"
     if response.status in (401, 403):
         return (
             "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
@@ -512,7 +551,7 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
             "the store redirects the data, which is not followed: the Hub has to name the final"
             " address (https instead of http, for example), so report it to its operators"
         )
-    return "the store's message above says what is wrong; push again to get new URLs"
+    return "the store's message above says what is wrong; try again to get new URLs"
 
 
 def _until(seconds: float | None, now: float) -> str:

@@ -185,9 +185,7 @@ def _finished(
         from asyncpush.sources.sharding import split_large  # few pushes are split
 
         files = split_large(files, parse_size(options.max_shard_size), report)
-        report.raise_problems(
-            "fix these files, or push without max_shard_size; nothing was uploaded"
-        )
+        report.raise_problems("fix these files, or leave out max_shard_size; nothing was uploaded")
     by_path = sorted(files, key=lambda file: file.path_in_repo)
     return CollectedSources(
         tuple(by_path),
@@ -334,7 +332,7 @@ class Gathered:
         if name := self._claim(target, path):
             self._add_file(name, path)
             if self._left_out:
-                self._nothing = "there is nothing else to push"
+                self._nothing = "there is nothing else"
 
     def _named_below_target(self, name: str) -> str:
         """The path in the repo of a source that has a name of its own, such as a file."""

@@ -62,7 +62,7 @@ async def test_items_begin_in_order_within_the_width(width: int) -> None:
     assert most == min(width, 9)
 
 
-async def test_a_failure_stops_the_others_and_comes_out_as_itself() -> None:
+async def test_a_failure_stops_the_others_and_is_raised() -> None:
     begun: list[int] = []
 
     async def work(item: int) -> None:

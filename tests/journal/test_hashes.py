@@ -78,7 +78,7 @@ def test_a_path_has_one_hash_of_each_kind(journal: Journal) -> None:
         pytest.param(-100.0, 61, False, id="in the future"),
     ],
 )
-def test_a_file_that_could_still_change_unseen_is_not_remembered(
+def test_a_just_written_file_is_not_remembered(
     journal: Journal, age: float, since_ctime: float, remembered: bool
 ) -> None:
     identity = replace(make_identity(age=age), ctime_ns=round((NOW - since_ctime) * 1e9))
@@ -348,7 +348,7 @@ def test_a_hash_that_is_being_written_can_be_forgotten(
     assert journal.hash_of("/a", make_identity(), "sha256") is None
 
 
-def test_a_disk_that_takes_nothing_does_not_fill_the_memory(
+def test_an_unwritable_disk_does_not_fill_memory(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "GATHERED", 10)

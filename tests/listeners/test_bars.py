@@ -179,7 +179,7 @@ class TestTerminal:
         scene.screen.step()
         shown = terminal.shown()
         assert [line.split()[1] for line in shown[:2]] == ["me/0", "me/1"]
-        assert shown[2] == "  … and 7 more pushes"
+        assert shown[2] == "  … and 7 more"
         for view in views:
             scene.end(view)
 
@@ -512,7 +512,7 @@ class TestDisplay:
         thread.join(20)  # type: ignore[union-attr]
         assert terminal.shown() == ["✓ Upload complete  me/a  2 files, 3.00 GB in 30 s (100 MB/s)"]
 
-    def test_pushes_to_one_stream_share_a_screen_and_others_do_not(self) -> None:
+    def test_only_pushes_to_one_stream_share_a_screen(self) -> None:
         one, other = Terminal(), Terminal()
         displays = [
             BarDisplay("auto", "me/a", stream=one),
@@ -547,7 +547,7 @@ class TestDisplay:
         assert "progress is no longer shown" in caplog.text
         bars._screens.clear()
 
-    def test_a_terminal_that_breaks_at_the_end_holds_nobody_up(
+    def test_a_terminal_that_breaks_at_the_end_blocks_nobody(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         terminal = Terminal()
@@ -621,7 +621,7 @@ class TestLogLines:
         assert handler.stream is other
         log.removeHandler(handler)
 
-    def test_without_logging_only_what_bars_do_not_show_is_logged(
+    def test_without_logging_only_what_bars_lack_is_logged(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         terminal = self.terminal(monkeypatch)

@@ -157,7 +157,7 @@ PLACES = {
 }
 
 
-async def test_the_token_is_looked_for_where_the_official_client_looks(
+async def test_the_token_is_found_where_the_official_client_looks(
     hub: LocalHub, home: Path, tokens: TokenRequests, official: Callable[[], str | None]
 ) -> None:
     """The official client is run in each environment, and so are we."""
@@ -367,9 +367,7 @@ async def test_what_another_process_stored_meanwhile_is_taken(hub: LocalHub, hom
     assert await read_beside_another_process(hub, home, renew) == "hf_newer"
 
 
-async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
-    hub: LocalHub, home: Path
-) -> None:
+async def test_a_token_between_two_writes_is_read_again(hub: LocalHub, home: Path) -> None:
     """It has stored the renewed login, but not yet its token."""
     write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
     path = home / "token"
@@ -382,9 +380,7 @@ async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
     assert found == "hf_oauth_newer"
 
 
-async def test_a_token_file_that_another_process_has_just_emptied_is_read_again(
-    hub: LocalHub, home: Path
-) -> None:
+async def test_a_token_file_found_empty_is_read_again(hub: LocalHub, home: Path) -> None:
     """The official client empties the file, and then writes the renewed token."""
     write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
     path = home / "token"
@@ -396,7 +392,7 @@ async def test_a_token_file_that_another_process_has_just_emptied_is_read_again(
     assert await read_beside_another_process(hub, home, write) == "hf_oauth_newer"
 
 
-async def test_a_token_that_is_replaced_once_it_was_read_is_read_again(
+async def test_a_token_replaced_after_reading_is_read_again(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_login(home, "hf_oauth_older", "r", time.time() + HOUR)
@@ -626,7 +622,7 @@ async def test_an_id_token_that_is_given_is_exchanged(
     assert tokens.asked[0]["resource"] == "kernels/me/k"
 
 
-async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
+async def test_a_minted_token_is_replaced_before_it_expires() -> None:
     now = 1000.0
     given: list[str] = []
 
@@ -742,7 +738,7 @@ async def test_no_token_is_reported_in_events_logs_or_errors(
     assert not [secret for secret in secrets if any(secret in text for text in texts)]
 
 
-async def test_a_diagnosis_describes_the_token_or_why_there_is_none(
+async def test_a_diagnosis_describes_the_token_or_its_absence(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_login(home, hub.log_in())

@@ -36,7 +36,7 @@ from asyncpush.events import (
     RetryScheduled,
     Waiting,
 )
-from asyncpush.net import failures
+from asyncpush.net import network_errors
 from asyncpush.net import session as answers
 from asyncpush.net import session as session_module
 from asyncpush.net.credentials import TokenSource
@@ -291,7 +291,7 @@ async def test_a_lasting_invalid_answer_is_retried_less_often(
     assert caught.value.retryable is False
 
 
-async def test_the_requests_of_a_session_share_one_allowance_of_retries(
+async def test_requests_of_a_session_share_a_retry_budget(
     session: HubSession, clock: FakeClock
 ) -> None:
     async def failing(attempt: Attempt) -> None:
@@ -799,7 +799,7 @@ async def test_an_answer_without_end_is_cut(
     assert not caught.value.retryable
 
 
-async def test_a_failure_with_an_endless_body_is_still_that_failure(
+async def test_a_failure_with_an_endless_body_is_reported(
     session: HubSession, peer: Peer, recorded: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "ANSWER_LIMIT", 1 << 20)
@@ -824,7 +824,7 @@ async def test_an_answer_that_does_not_come_is_cut(
 ) -> None:
     peer.script(hang)
     async with session_to(peer.url, response_timeout=0.1) as session:
-        with pytest.raises(HubError, match=r"no byte moved for 0\.1 s") as caught:
+        with pytest.raises(HubError, match=r"no data was sent or received for 0\.1 s") as caught:
             await session.ask(ask_for(), whole, recorded.events, retry=False)
     assert caught.value.retryable
     assert caught.value.status is None
@@ -837,9 +837,9 @@ async def test_light_calls_have_a_shorter_timeout(
     monkeypatch.setattr("asyncpush.net.session.LIGHT_TIMEOUT", 0.1)
     peer.script(silence, silence)
     async with session_to(peer.url, response_timeout=0.3) as session:
-        with pytest.raises(HubError, match=r"no byte moved for 0\.1 s"):
+        with pytest.raises(HubError, match=r"no data was sent or received for 0\.1 s"):
             await session.ask(ask_for(), whole, recorded.events, retry=False)
-        with pytest.raises(HubError, match=r"no byte moved for 0\.3 s"):
+        with pytest.raises(HubError, match=r"no data was sent or received for 0\.3 s"):
             slow = replace(ask_for(), slow=True)
             await session.ask(slow, whole, recorded.events, retry=False)
 
@@ -889,7 +889,7 @@ async def test_the_rest_of_an_abandoned_body_is_not_sent(
 ) -> None:
     async with slow_reader(3600) as (url, read), session_to(url, response_timeout=0.3) as session:
         request = replace(ask_for(), method="POST", body=bytes(32 << 20))
-        with pytest.raises(HubError, match="no byte moved"):
+        with pytest.raises(HubError, match="no data was sent or received"):
             await session.ask(request, whole, recorded.events, retry=False)
         assert sum(read) <= 64 << 10
 
@@ -1219,8 +1219,8 @@ async def test_nobody_listening_costs_no_events(
     for module, name in (
         (session_module, "RequestStarted"),
         (session_module, "RequestFinished"),
-        (failures, "RequestFailed"),
-        (failures, "RetryScheduled"),
+        (network_errors, "RequestFailed"),
+        (network_errors, "RetryScheduled"),
     ):
         monkeypatch.setattr(module, name, never)
     peer.script(reply(500), reply())

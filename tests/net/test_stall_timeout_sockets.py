@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from asyncpush.net.bodies import UNSENT, limit_unsent
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 from asyncpush.net.stall_timeout import StallTimeout, _unsent_bytes
 
 
@@ -88,7 +88,7 @@ async def test_a_transport_that_is_gone_has_nothing_unsent() -> None:
     assert _unsent_bytes(asyncio.Transport()) == 0
 
 
-async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
+async def test_a_draining_transport_buffer_is_no_stall() -> None:
     async with pair() as (writer, theirs):
         stall = StallTimeout(0.6)
         stall.follow(writer.transport)

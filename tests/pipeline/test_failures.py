@@ -200,7 +200,7 @@ async def test_a_pinned_parent_conflict_has_a_suggestion(
     )
 
 
-async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
+async def test_a_refusal_on_an_unmoved_branch_suggests_a_pr(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "412", times=99)
@@ -212,7 +212,7 @@ async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
 
     with pytest.raises(CommitConflictError, match="the branch has not moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"}, PushOptions(create_pr=True))
-    assert "push again later" in caught.value.suggestion
+    assert "try again later" in caught.value.suggestion
 
 
 async def test_a_constantly_moving_branch_is_an_error(
@@ -241,7 +241,7 @@ async def test_a_constantly_moving_branch_is_an_error(
     with pytest.raises(CommitConflictError, match="the branch moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"})
     assert caught.value.status == 412
-    check(caught.value, recorded, "builds on their head, or use create_pr=True (--create-pr)")
+    check(caught.value, recorded, "push again, or use create_pr=True (--create-pr)")
 
 
 async def test_a_missing_token_says_where_to_get_one(
@@ -308,7 +308,7 @@ async def test_a_timeout_says_how_long_it_was(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("create", "stall before reading")
-    with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: push again"):
+    with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: try again"):
         await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=0.2))
     assert "timeout of 0.2 s" in recorded.of(PushFailed)[0].error
 
@@ -317,7 +317,7 @@ async def test_a_timeout_says_that_the_commit_may_exist(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "done, answer never sent")
-    with pytest.raises(TimeoutError, match="not confirmed: it may have been made: push again"):
+    with pytest.raises(TimeoutError, match="not confirmed: it may have been made: try again"):
         await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=1))
     assert "may have been made" in recorded.of(PushFailed)[0].error
 

@@ -298,7 +298,7 @@ async def test_with_verify_etag_off_the_hub_decides(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_slower_than_the_timeout_sends_no_part_twice(
+async def test_a_lost_completion_sends_no_part_twice(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """The first completion joins the parts, its answer is lost, the next one is NoSuchUpload."""
@@ -336,7 +336,7 @@ async def test_a_success_that_reports_an_error_is_none(
     assert len(await commits_of(hub, "me/other")) == 1
 
 
-async def test_a_resumed_upload_that_cannot_be_completed_is_given_up(
+async def test_a_resumed_upload_that_cannot_complete_is_given_up(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """Else every push would fail until its URLs expire, days later."""

@@ -83,7 +83,7 @@ async def run_pushers(hub: LocalHub, cache: Path, *, shared: bool, rounds: int) 
 
 
 @pytest.mark.no_cover
-async def test_two_processes_pushing_to_one_branch_both_land_every_time(
+async def test_two_processes_can_push_to_one_branch(
     hub: LocalHub, uploader: Uploader, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -265,7 +265,7 @@ async def test_a_series_lists_the_files_of_all_commits(
     assert (result.files_uploaded, result.files_unchanged) == (("a.txt", "b.txt"), ("c.txt",))
 
 
-async def test_someone_elses_commit_within_a_pinned_series_is_a_conflict(
+async def test_another_commit_within_a_pinned_series_is_a_conflict(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     dev = PushOptions(revision="dev", create_branch=True)
@@ -530,7 +530,7 @@ async def test_a_moved_pinned_parent_leaves_no_pull_request(
     assert "draft" not in (await pull_requests_of(hub, "me/m")).values()
 
 
-async def test_a_file_changed_before_the_commit_leaves_no_pull_request(
+async def test_a_file_changed_before_commit_leaves_no_pull_request(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -696,7 +696,7 @@ async def test_a_merge_with_a_lost_answer_is_no_failure(
     assert "is not known" in caught.value.suggestion
 
 
-async def test_hidden_descriptions_and_a_refused_second_commit_are_our_own(
+async def test_a_commit_with_a_hidden_description_is_recognised(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """The answer is lost; the second one is refused, since the first has moved the branch."""
@@ -783,7 +783,7 @@ async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Up
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("wrong", ["outdated", "unknown"])
-async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
+async def test_a_wrong_parent_is_refused_before_anything_is_sent(
     wrong: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -810,7 +810,7 @@ async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
     assert not {"batch", "part", "commit", "discussion-create"} & set(faults.seen)
 
 
-async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
+async def test_a_parent_not_shown_yet_is_waited_for(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     outdated: list[str] = []
@@ -835,7 +835,7 @@ async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
         assert result.commit_sha == await head_of(hub, "me/m")
 
 
-async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
+async def test_a_wrong_parent_is_refused_without_a_commit_list(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -847,7 +847,7 @@ async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
     assert faults.seen["commit"] == 2
 
 
-async def test_an_interrupted_pinned_pull_request_is_finished_though_the_branch_moved(
+async def test_an_interrupted_pinned_pull_request_is_finished(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """What it has committed is reported, and not a conflict."""
@@ -981,7 +981,7 @@ async def test_nothing_is_sent_to_a_pull_request_that_has_ended(
     assert not {"batch", "part", "commit"} & set(faults.seen)
 
 
-async def test_a_hub_that_does_not_show_a_pull_request_is_pushed_to(
+async def test_an_unreadable_pull_request_is_pushed_to(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})

@@ -225,7 +225,7 @@ async def test_a_push_of_ignored_files_alone_warns(
     else:
         await uploader.push_to_hub("me/model", source, PushOptions(dry_run=how == "dry run"))
 
-    assert "nothing to push: all 2 files are ignored by a .gitignore" in caplog.text
+    assert "nothing to upload: all 2 files are ignored by a .gitignore" in caplog.text
 
 
 async def test_files_are_ignored_also_where_the_hub_shows_none(
@@ -302,7 +302,7 @@ async def test_every_source_lands_under_its_name(
     }
 
 
-async def test_one_error_names_all_bad_files_before_anything_is_sent(
+async def test_one_early_error_names_all_bad_files(
     uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
     with pytest.raises(SourceError) as caught:
@@ -324,7 +324,7 @@ async def test_delete_patterns_remove_what_the_source_does_not_hold(
     assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
 
 
-async def test_delete_patterns_leave_what_the_source_holds_but_is_skipped(
+async def test_delete_patterns_keep_skipped_files_of_the_source(
     uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
 ) -> None:
     await uploader.push_to_hub("me/m", {"a": b"a", "data/x": b"1", "data2": b"2"})
@@ -428,7 +428,7 @@ async def test_impossible_options_create_no_repo(
 
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize("kind", ["tag", "refs/tags", "commit", "short", "HEAD"])
-async def test_what_is_no_branch_is_refused_before_anything_is_sent(
+async def test_a_revision_that_is_no_branch_is_refused_first(
     kind: str, dry_run: bool, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -754,7 +754,7 @@ def token_that_lets_out_a_cancellation() -> Callable[[], Awaitable[str]]:
 
 
 @pytest.mark.parametrize("route", ["revision", "create", "preupload", "batch", "verify", "commit"])
-async def test_a_stray_cancellation_within_a_task_group_is_no_success(
+async def test_a_stray_cancellation_is_no_success(
     route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """A group takes any `CancelledError` of a child for its own."""
@@ -911,7 +911,7 @@ async def test_listeners_and_journal_cannot_fail_a_commit(
     assert result.commit_sha == await head_of(hub, "me/m", "refs/pr/1")
 
 
-async def test_a_push_that_is_cancelled_after_its_commit_names_it(
+async def test_a_push_cancelled_after_its_commit_names_it(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.hooks["commit"] = lambda: faults.add("paths-info", "stall before reading", times=99)

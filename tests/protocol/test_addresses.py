@@ -169,7 +169,7 @@ def test_what_can_hardly_be_meant_is_refused(text: str, expected: str) -> None:
     [
         ("hf://dataset/me/d", "'dataset' is not a repo type"),
         ("https://[huggingface.co/me/m", "it is not a valid URL"),
-        (f"{PUBLIC}/me/m/settings", "files cannot be pushed to a /settings/ page"),
+        (f"{PUBLIC}/me/m/settings", "files cannot be written to a /settings/ page"),
         ("hf://me/m@refs/heads/main", "the only revisions under refs/ are refs/pr/NUMBER"),
         ("hf://me/m//sub", "its path contains an empty name, //"),
         (f"{PUBLIC}/me", "it does not contain namespace/name"),
@@ -340,7 +340,7 @@ def test_a_bucket_is_told_by_the_path_alone() -> None:
 
 
 @pytest.mark.parametrize("text", ["hf://buckets/me", f"{PUBLIC_ENDPOINT}/buckets/me"])
-def test_an_unfinished_address_of_a_bucket_says_how_one_is_written(text: str) -> None:
+def test_an_unfinished_bucket_address_says_how_to_write_one(text: str) -> None:
     with pytest.raises(InvalidRepoIdError, match="not the address of a bucket") as caught:
         bucket_of(text, PUBLIC_ENDPOINT)
     assert "hf://buckets/namespace/name" in str(caught.value)

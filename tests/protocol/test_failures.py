@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import orjson
@@ -20,6 +21,7 @@ from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
     check_done,
     failure_of,
+    in_words,
     is_lfs_pointer_missing,
     is_upload_void,
     may_still_land,
@@ -261,7 +263,7 @@ def test_an_answer_becomes_an_error_that_says_what_next(
                 said="<Error><Message>Request has expired</Message></Error>",
                 headers={"date": "Thu, 01 Jan 1970 00:00:01 GMT"},
             ),
-            "expired: push again",
+            "expired: try again",
             id="expired",
         ),
         pytest.param(failure(307, call="part"), "redirects the data", id="part 307"),
@@ -325,7 +327,19 @@ def test_a_refused_object_has_its_suggestion(code: int, said: str, suggestion: s
 def test_what_the_hub_said_is_in_the_message(
     body: str, headers: dict[str, str], message: str
 ) -> None:
-    assert failure(400, said=body, headers=headers).message == f"head failed: {message}"
+    assert (
+        failure(400, said=body, headers=headers).message
+        == f"looking up the branch failed: {message}"
+    )
+
+
+def test_every_request_is_called_by_what_it_does() -> None:
+    """Each `call` that is sent somewhere; those that are words already stay as they are."""
+    folder = Path(failures.__file__).parent
+    call = re.compile(r"""(?<!\.)\b(?:HubRequest|get|post_json)\(\s*"([a-z_]+)",""")
+    calls = {name for path in folder.glob("*.py") for name in call.findall(path.read_text())}
+    assert {"whoami", "head", "complete", "bucket_batch"} <= calls
+    assert {name for name in calls if in_words(name) == name} == {"commit", "preupload"}
 
 
 def test_an_error_carries_what_its_reader_needs() -> None:
@@ -365,7 +379,7 @@ def test_a_commit_of_objects_that_are_gone(status: int, said: str) -> None:
 
     assert is_lfs_pointer_missing(error)
     assert "lost objects" in error.suggestion
-    assert "push again" in error.suggestion
+    assert "try again" in error.suggestion
     assert not is_lfs_pointer_missing(failure(status))
     assert not is_lfs_pointer_missing(failure(500, said="LFS pointer"))
 
@@ -439,7 +453,7 @@ def test_a_wait_beyond_the_calendar_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_suggestion_names_pages_of_the_public_hub_only_there(status: int) -> None:
+def test_only_the_public_hub_has_its_pages_suggested(status: int) -> None:
     request = HubRequest("head", "GET", "/api/x", fields={"repo_id": "me/m"})
     here, there = (
         failure_of(request, HubResponse(status, {}, b"", f"{hub}/api/x"), now=0.0).suggestion

@@ -197,7 +197,7 @@ async def test_what_cannot_be_split_is_told_before_anything_moves(
     with pytest.raises(SourceError, match=problem) as caught:
         async with collecting(files, max_shard_size=10):
             pass
-    assert "push without max_shard_size" in caught.value.suggestion
+    assert "leave out max_shard_size" in caught.value.suggestion
 
 
 async def test_a_bad_file_is_named_by_where_it_lies(collecting: Collect, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_splitting_reads_the_header_alone(tmp_path: Path) -> None:
         ("my.model.safetensors", "my.model.safetensors.index.json"),
     ],
 )
-def test_the_index_of_a_variant_is_where_loaders_look_for_it(name: str, index: str) -> None:
+def test_a_variant_has_its_index_where_loaders_look(name: str, index: str) -> None:
     """As `save_pretrained(variant="fp16")` names it; shards keep the variant before the number."""
     made, _ = split(in_memory(flat({"a": 30, "b": 30}), name), 40)
     stem = name.removesuffix(".safetensors")

@@ -487,9 +487,9 @@ class LfsUploader:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise
             wrong = IntegrityError(
-                f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
+                f"the Hub does not confirm that {sending.file.path_in_repo!r} is stored as sent:"
                 f" {exc.message}",
-                suggestion="push again; if it happens again, the store behind this Hub loses data",
+                suggestion="try again; if it happens again, the store behind this Hub loses data",
             )
             sending.refused_by = url
             raise _void(exc, sending, wrong) from wrong
@@ -557,7 +557,7 @@ def checked_etag(sent: SentPart, part: Part, path: str) -> str:
 def _bad_etag(message: str, part: Part, path: str) -> TryAgainError:
     damaged = IntegrityError(
         f"part {part.number} of {path!r} did not arrive as it was sent: {message}",
-        suggestion="push again; if it happens again, a proxy or the store changes bytes:"
+        suggestion="try again; if it happens again, a proxy or the store changes bytes:"
         " verify_etag=False leaves the check to the Hub",
     )
     return TryAgainError(message, final=damaged, status=200)
