@@ -259,6 +259,13 @@ def may_still_land(error: HubError) -> bool:
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
 
 
+def may_be_done(error: HubError) -> bool:
+    """Whether a change may have been made although its latest attempt ended in this error: a hook
+    of the Hub, or a proxy in front of it, may have failed afterwards. These answers leave no doubt:
+    the Hub did not take the request (401, 429), or does not support it (501)."""
+    return error.status not in (401, 429, 501)
+
+
 def is_unsupported(error: HubError) -> bool:
     """Whether this Hub has no such call: self-hosted ones do not have all of them."""
     return error.status in (404, 405, 501) and error.error_code is None
