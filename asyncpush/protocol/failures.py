@@ -468,7 +468,7 @@ def _on_conflict(answer: _Answer) -> _Diagnosis | None:
     match answer.status:
         case 409 if "in progress" in answer.words:
             return HubError, "the Hub is busy with another change of this repo: try again later"
-        case 409:
+        case 409 if answer.call in _CREATING:
             return HubError, "something with this name already exists; choose another name"
         case 412:
             return CommitConflictError, (

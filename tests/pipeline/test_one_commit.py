@@ -557,6 +557,18 @@ async def test_a_pull_request_that_stays_a_draft_is_a_warning(
     )
 
 
+@pytest.mark.parametrize(
+    "options", [PushOptions(create_pr=True), PushOptions(max_files_per_commit=1)]
+)
+async def test_a_draft_that_was_opened_but_refused_in_words_is_open(
+    options: PushOptions, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("discussion-status", "done, then 403")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"1", "b.txt": b"2"}, options)
+    assert result.verified
+    assert not result.warnings
+
+
 async def test_a_pull_request_holds_only_new_files(
     hub: LocalHub, config: UploadConfig, uploader: Uploader, faults: FaultLayer
 ) -> None:

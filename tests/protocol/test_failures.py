@@ -171,7 +171,7 @@ def test_what_reports_no_error_is_done(body: str) -> None:
             id="405 branch",
         ),
         pytest.param(failure(408), HubError, True, "message above", id="408"),
-        pytest.param(failure(409), HubError, False, "already exists", id="409"),
+        pytest.param(failure(409), HubError, False, "message above", id="409"),
         pytest.param(
             failure(409, said='{"error": "exists"}', call="create"),
             HubError,
