@@ -46,7 +46,7 @@ from asyncpush.protocol.commits import (
     CommitHeader,
     Delete,
 )
-from asyncpush.protocol.failures import is_unsupported, may_still_land
+from asyncpush.protocol.failures import is_unsupported, may_be_done, may_still_land
 from asyncpush.protocol.http import StreamBody
 
 REBASES = 30
@@ -247,7 +247,7 @@ class Committer:
             # after the commit.
             if isinstance(exc, HubError) and may_still_land(exc):
                 self._lost = exc
-            if self._lost is None and not _may_have_landed(exc):
+            if self._lost is None and not (isinstance(exc, HubError) and may_be_done(exc)):
                 raise
             landed = await self._find(parent, changes, exc)
             if landed is None:
@@ -356,13 +356,6 @@ class Committer:
             ctx, push_id = self._ctx, self._push_id
             return await poll_for(lambda: landed_in_pull_request(ctx, push_id), failure)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
-
-
-def _may_have_landed(error: AsyncPushError) -> bool:
-    """Whether a commit may have been made although the latest attempt ended in this error. These
-    answers leave no doubt: the Hub did not take the request (401, 429), or does not support it
-    (501)."""
-    return isinstance(error, HubError) and error.status not in (401, 429, 501)
 
 
 def _is_unanswered(error: AsyncPushError) -> bool:
