@@ -190,7 +190,7 @@ class Database:
             self.failure = f"{self.path}: {failure}"
             self._shut()
         logger.warning(
-            "the resume journal is off: %s; this push goes on, but if it is interrupted,"
+            "the resume journal is off: %s; this push continues, but if it is interrupted,"
             " the next one may have to send its files again",
             self.failure,
         )
@@ -254,7 +254,7 @@ def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
 def _warn_of_wait() -> None:
     logger.warning(
         "another process keeps the resume journal locked: waiting up to %g s for it, then this push"
-        " goes on without the journal",
+        " continues without the journal",
         BUSY_TIMEOUT,
     )
 

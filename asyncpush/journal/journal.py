@@ -466,7 +466,7 @@ class Journal:
 
 
 def _warn_of_none(reason: str | None) -> None:
-    logger.warning("no resume journal: %s; the push goes on without", reason)
+    logger.warning("no resume journal: %s; the push continues without it", reason)
 
 
 class NullJournal(Journal):
