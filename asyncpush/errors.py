@@ -167,12 +167,12 @@ class SourceError(AsyncPushError):
         >>> error = SourceError("2 problems", problems=["a/../b is not a path", "c does not exist"])
         >>> print(error)
         2 problems
-          next: fix these files or exclude them, then push again
+          next: fix these files or exclude them, then try again
         >>> error.problems
         ('a/../b is not a path', 'c does not exist')
     """
 
-    _usual_suggestion = "fix these files or exclude them, then push again"
+    _usual_suggestion = "fix these files or exclude them, then try again"
 
     def __init__(self, message: str, *, problems: Sequence[str] = (), suggestion: str = "") -> None:
         super().__init__(message, suggestion=suggestion)
@@ -182,7 +182,7 @@ class SourceError(AsyncPushError):
 class SourceChangedError(SourceError):
     """A file's size, time or content changed between hashing and sending; nothing was committed."""
 
-    _usual_suggestion = "push again once nothing writes to these files any more"
+    _usual_suggestion = "try again once nothing writes to these files any more"
 
 
 H = TypeVar("H", bound="HubError")
@@ -323,7 +323,7 @@ class IntegrityError(AsyncPushError):
     """The stored data differs from what was sent, and sending it again did not help."""
 
     _usual_suggestion = (
-        "push again; if it happens again, the store or a proxy in front of it corrupts data"
+        "try again; if it happens again, the store or a proxy in front of it corrupts data"
     )
 
 

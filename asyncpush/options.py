@@ -258,7 +258,9 @@ class PushOptions:
         parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised,
             before anything is sent if the branch is already elsewhere.
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
-        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
+        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Whatever they
+            say, no push of a folder includes `.git`, `.cache/huggingface/`, `__pycache__/` and
+            `.DS_Store`, at any depth.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
             commit, unless the source contains them. Files that others add during the push stay.
         model_card: text or path of the card, committed as README.md in the same commit.
@@ -528,7 +530,7 @@ def _is_commit_oid(text: Any) -> bool:
     return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
 
 
-_NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+_NOT_IN_REFS = frozenset(map(chr, range(0x21))) | set("\x7f~^:?*[\\")
 _LONGEST_REF_NAME = 250
 """Bytes between two slashes. git keeps each part as the name of a file, with `.lock` while it is
 written."""
@@ -540,8 +542,9 @@ def revision_problem(name: str) -> str | None:
     >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
-    if (found := _NOT_IN_REFS.search(name)) is not None:
-        return f"contains {found[0]!r}"
+    for letter in name:
+        if letter in _NOT_IN_REFS:
+            return f"contains {letter!r}"
     if name == "@" or name.startswith("-"):
         return "is an option or a shorthand to git"
     for sequence in ("..", "@{", "//"):

@@ -44,7 +44,7 @@ from asyncpush.concurrency.threads import (
     wait_until_done,
 )
 from asyncpush.errors import AsyncPushError, HubError, os_reason
-from asyncpush.events import Emitter, Listener, TracingListener
+from asyncpush.events import Emitter, Listener, Operation, TracingListener
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.listeners.bars import preload
 from asyncpush.listeners.jsonl import JsonlWriter
@@ -61,11 +61,8 @@ from asyncpush.models import (
     UploadResult,
     show_results_as,
 )
-from asyncpush.net.adaptive_limit import AdaptiveLimit
-from asyncpush.net.bodies import BufferPool
 from asyncpush.net.credentials import Token, TokenSource, token_from_environment
 from asyncpush.net.login import RESOURCE, Login
-from asyncpush.net.parts import PartSender
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
@@ -104,6 +101,8 @@ from asyncpush.transfers import (
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
     from asyncpush.localhub import LocalHub
+    from asyncpush.net.adaptive_limit import AdaptiveLimit
+    from asyncpush.net.parts import PartSender
     from asyncpush.pipeline.copy import CopySource
 
 
@@ -152,29 +151,42 @@ class Runtime:
         )
         self._cache_memory = CacheMemory(config.max_memory // CACHE_SHARE)
         self._transfers = open_transfers(config)
-        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
-        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
-        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
-        self._sender = PartSender(session, limit, pool)
+        self._sender: PartSender | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     async def close(self) -> None:
-        """Release what the transfers share. Every push has ended by now."""
+        """Release what the pushes share. Every push has ended by now."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await wait_until_done(self._counting)
         await self._transfers.close()
 
-    @asynccontextmanager
-    async def sharing_the_host(self) -> AsyncIterator[None]:
-        """While the block runs, share the limit of parts with the other processes on this host that
-        are pushing. They are counted repeatedly, since they start and end at any time."""
-        counting = asyncio.create_task(self._count_peers())
-        try:
-            yield
-        finally:
-            counting.cancel()
-            await wait_until_done(counting)
+    async def _part_sender(self) -> PartSender:
+        """What sends the parts of all pushes. Its modules are imported with the first push that
+        needs them, in a thread, since pushes of small files do not."""
+        if self._sender is None:
+            sender = await in_thread(self._threads.look_up.threads, self._new_part_sender)
+            if self._sender is None:  # otherwise another push was faster
+                self._sender = sender
+                self._counting = asyncio.create_task(self._count_peers(sender.limit))
+        return self._sender
 
-    async def _count_peers(self) -> None:
+    def _new_part_sender(self) -> PartSender:
+        from asyncpush.net.adaptive_limit import AdaptiveLimit
+        from asyncpush.net.bodies import BufferPool
+        from asyncpush.net.parts import PartSender
+
+        config = self._config
+        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
+        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
+        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
+        return PartSender(self._session, limit, pool)
+
+    async def _count_peers(self, limit: AdaptiveLimit) -> None:
+        """Share the limit of parts with the other processes on this host that are pushing. They are
+        counted repeatedly, since they start and end at any time."""
         peers = self._journal.peers()
         threads = self._threads.look_up.threads
         while True:
@@ -183,7 +195,7 @@ class Runtime:
                 await in_thread(threads, peers.join)
                 pause = COUNT_FIRST
                 while self._pushes:
-                    self._sender.limit.share(await in_thread(threads, peers.count))
+                    limit.share(await in_thread(threads, peers.count))
                     with anyio.move_on_after(pause):
                         await self._idle.wait()
                     pause = min(2 * pause, COUNT_EVERY)
@@ -233,22 +245,26 @@ class Runtime:
         async def work(ctx: PushContext, collected: CollectedSources) -> list[Receipt]:
             return await self._run(ctx).store(collected)
 
-        return await self._observed(repo, source, options, work, stores=True)
+        return await self._observed(repo, source, options, work, operation="upload", stores=True)
 
-    async def commit(self, repo: Repo, gather: Gather, options: PushOptions) -> UploadResult:
+    async def commit(
+        self, repo: Repo, gather: Gather, options: PushOptions, operation: Operation
+    ) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             run = self._run(ctx)
             await check_parent_early(ctx)  # `gather` may store files for hours
             return await run.commit(await gather(ctx.events))
 
-        return await self._observed(repo, NO_FILES, options, work)
+        return await self._observed(repo, NO_FILES, options, work, operation=operation)
 
     # Most processes only push, so what the following methods need is imported when they are called.
 
     async def audit(self, repo: Repo, source: Source, options: PushOptions) -> AuditReport:
         from asyncpush.pipeline.audit import audit
 
-        return await self._observed(repo, source, options, audit, needs_token=False)
+        return await self._observed(
+            repo, source, options, audit, operation="audit", needs_token=False
+        )
 
     async def copy(self, origin: Address, repo: Repo, options: PushOptions) -> UploadResult:
         from asyncpush.pipeline.copy import copy
@@ -258,7 +274,7 @@ class Runtime:
                 return await copy(ctx, self._run(ctx), _source(origin), collected.files, spool)
 
         own: Source | CollectedSources = NO_FILES if options.model_card is None else {}
-        return await self._observed(repo, own, options, work)
+        return await self._observed(repo, own, options, work, operation="copy")
 
     async def copy_to_bucket(
         self, origin: Address, bucket: Repo, path: str, options: SyncOptions
@@ -269,7 +285,7 @@ class Runtime:
             async with self._copy_spool() as spool:
                 return await copy_to_bucket(ctx, options, _source(origin), spool)
 
-        return await self._observed(bucket, NO_FILES, options.as_push(path), work)
+        return await self._observed(bucket, NO_FILES, options.as_push(path), work, operation="copy")
 
     def _copy_spool(self) -> Spool:
         """A spool for the small files of a copy."""
@@ -290,7 +306,9 @@ class Runtime:
             return await SyncRun(ctx, options).run(collected)
 
         push = options.as_push(path)
-        return await self._observed(bucket, source, push, work, publisher, stores=True)
+        return await self._observed(
+            bucket, source, push, work, publisher, operation="sync", stores=True
+        )
 
     async def checkpoints_in(self, bucket: Repo, path: str) -> list[CheckpointSet]:
         from asyncpush.pipeline.checkpoint_sets import complete_sets
@@ -347,6 +365,7 @@ class Runtime:
         work: Callable[[PushContext, CollectedSources], Awaitable[T]],
         publisher: ProgressPublisher | None = None,
         *,
+        operation: Operation = "push",
         needs_token: bool = True,
         stores: bool = False,
     ) -> T:
@@ -356,7 +375,12 @@ class Runtime:
         progress = self._config.progress
         try:
             async with observe_push(
-                repo, options, publisher, self._listeners, progress=progress
+                repo,
+                options,
+                publisher,
+                self._listeners,
+                progress=progress,
+                operation=operation,
             ) as observer:
                 with self._pushing(stores), stray_cancellations_are_errors():
                     if needs_token:
@@ -396,7 +420,7 @@ class Runtime:
             options=options,
             push_id=push_id,
             session=self._session,
-            sender=self._sender,
+            part_sender=self._part_sender,
             hasher=self._hasher,
             transfers=self._transfers,
             journal=self._journal,
@@ -501,7 +525,6 @@ async def open_runtime(
             listeners,
         )
         stack.push_async_callback(runtime.close)
-        await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 
 
@@ -532,13 +555,13 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
     modules = ["aiofiles.threadpool", "asyncpush.sources.sharding", "ctypes", "encodings.idna"]
     modules += IMPORTED_LATE
-    for library in transfer_libraries():
-        wanted = config.transfer in ("auto", library.route) and not library.disabled
-        if wanted and library.installed:
-            modules.append(library.module)
     try:
         for module in modules:
             import_module(module)
+        for library in transfer_libraries():
+            wanted = config.transfer in ("auto", library.route) and not library.disabled
+            if wanted and library.installed:
+                library.load()
     except OSError as exc:
         raise AsyncPushError(f"the library cannot be loaded: {os_reason(exc)}") from exc
 
@@ -550,8 +573,8 @@ def _check_online(endpoint: str) -> None:
     if is_true(*OFFLINE_VARIABLES):
         names = [name for name in OFFLINE_VARIABLES if is_true(name)]
         raise HubError(
-            f"{names[0]} is set: nothing can be pushed",
-            suggestion=f"unset {' and '.join(names)}, or push to the embedded Hub"
+            f"{names[0]} is set: no Hub can be reached",
+            suggestion=f"unset {' and '.join(names)}, or use the embedded Hub"
             " (endpoint='local', --endpoint local)",
         )
 

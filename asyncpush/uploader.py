@@ -50,7 +50,7 @@ from asyncpush.protocol.addresses import (
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
-    from asyncpush.events import Emitter
+    from asyncpush.events import Emitter, Operation
     from asyncpush.listeners.publisher import ProgressPublisher
     from asyncpush.net.credentials import Token
     from asyncpush.runtime import Runtime
@@ -323,7 +323,7 @@ class Uploader:
         async def gathered(events: Emitter) -> Iterable[Receipt]:
             return receipts
 
-        return await self.commit_gathered(repo_id, gathered, options)
+        return await self._commit(repo_id, gathered, options, "commit")
 
     async def commit_gathered(
         self,
@@ -337,9 +337,18 @@ class Uploader:
         Events that `gather` emits, such as those of uploads on other machines, are shown, logged
         and counted as events of this push. The option `timeout` covers all of it.
         """
+        return await self._commit(repo_id, gather, options, "push")
+
+    async def _commit(
+        self,
+        repo_id: str,
+        gather: Callable[[Emitter], Awaitable[Iterable[Receipt]]],
+        options: PushOptions | None,
+        operation: Operation,
+    ) -> UploadResult:
         runtime = self._running()
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
-        work = runtime.commit(repo, gather, options)
+        work = runtime.commit(repo, gather, options, operation)
         return await self._begin(work, f"commit {repo.repo_id}")
 
     @overload

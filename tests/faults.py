@@ -171,6 +171,12 @@ _answer(
     403,
     '{"error": "You don\'t have the rights to create a model under the namespace \\"you\\""}',
 )
+_answer(
+    "200 with an S3 error", 200, "<?xml version='1.0'?>\n<Error><Message>late</Message></Error>"
+)
+_answer("200 with an error", 200, '{"success": false, "error": "checksum"}')
+_answer("405", 405)
+_answer("501", 501)
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
 
 

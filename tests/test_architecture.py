@@ -172,6 +172,33 @@ def test_no_stage_of_a_push_names_a_transfer(stage: str) -> None:
     assert "xet" not in text.lower()
 
 
+SHARED = ("errors", "journal", "net", "pipeline", "protocol", "sources", "transfers")
+"""What syncs, copies, audits and uploads use too."""
+
+FOR_PUSHES_ALONE = (
+    "push_to_hub (`asyncpush push`)",
+    "push_to_hub and sync (`asyncpush push`",
+    "download the source and push it",
+    "download the files and push them",
+)
+
+
+@pytest.mark.parametrize("unit", SHARED)
+def test_messages_of_shared_code_ask_nobody_to_push(unit: str) -> None:
+    """The user may have called another operation: "try again" is right for each."""
+    found = []
+    for path in (path for path in ROOT.rglob("*.py") if _unit(path) == unit):
+        nodes = list(ast.walk(_parsed(path)))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in docstrings:
+                text = ast.unparse(node)
+                asks = re.search(r"\b(push (again|it|to|with|without|a)|pushed)\b", text)
+                if asks and not any(words in text for words in FOR_PUSHES_ALONE):
+                    found.append(f"{path.name}: {text[:80]}")
+    assert found == []
+
+
 def test_a_transfer_is_known_where_it_is_registered_alone() -> None:
     """Everybody else reaches it by `asyncpush.transfers` and its interface."""
     transfers = ROOT / "transfers"

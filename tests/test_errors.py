@@ -106,7 +106,7 @@ def test_an_error_without_an_answer_says_so() -> None:
         (errors.ProtocolError, "HF_ENDPOINT"),
         (errors.SourceError, "exclude them"),
         (errors.SourceChangedError, "once nothing writes"),
-        (errors.IntegrityError, "push again"),
+        (errors.IntegrityError, "try again"),
     ],
 )
 def test_errors_have_a_default_suggestion(kind: type[AsyncPushError], suggestion: str) -> None:

@@ -83,4 +83,4 @@ def test_a_field_of_a_new_type_is_not_passed_over() -> None:
 def test_all_that_is_described_can_be_read_by_people() -> None:
     described = {name: kind["description"] for name, kind in event_schema()["$defs"].items()}
     assert described["file.skipped"].startswith("Not uploaded")
-    assert described["push.started"] == ""
+    assert described["commit.started"] == ""

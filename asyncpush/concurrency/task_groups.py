@@ -64,8 +64,8 @@ def stray_cancellations_are_errors() -> Iterator[None]:
         if is_cancelled():
             raise
         raise AsyncPushError(
-            "the push was stopped by a CancelledError, though nobody cancelled it",
-            suggestion="find out which of your own tasks was cancelled while the push awaited it:"
+            "it was stopped by a CancelledError, though nobody cancelled it",
+            suggestion="find out which of your own tasks was cancelled while it was awaited here:"
             " in a source, a token callable or a listener",
         ) from exc
 

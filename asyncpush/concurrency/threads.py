@@ -312,6 +312,10 @@ class PushThreads:
     """For journal lookups, which need no sync."""
 
 
+MOST_HASH_WORKERS = 256
+"""More threads for hashing than any machine has use for."""
+
+
 class SessionThreads:
     """The threads that the pushes of an `Uploader` share. Reading, hashing, sending and the journal
     have threads of their own, so that none waits for another."""
@@ -319,6 +323,7 @@ class SessionThreads:
     def __init__(self, stack: ExitStack | AsyncExitStack, *, hash_workers: int) -> None:
         """The threads end when `stack` is closed."""
         enter = stack.enter_context
+        hash_workers = min(hash_workers, MOST_HASH_WORKERS)
         self._read = enter(SharedThreads(12, "asyncpush-read", share=WIDTH, reserve=3))
         self._send = enter(SharedThreads(12, "asyncpush-send", share=WIDTH, reserve=3))
         self._hash = enter(

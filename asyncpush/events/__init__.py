@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from asyncpush.events.dispatch import Emitter as Emitter
 from asyncpush.events.dispatch import Event as Event
@@ -21,13 +21,19 @@ from asyncpush.events.dispatch import wants_headers as wants_headers
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Phase, Route, TransferName
 
+Operation: TypeAlias = Literal["push", "upload", "commit", "copy", "sync", "audit"]
+
 
 @dataclass(frozen=True, slots=True)
 class PushStarted(Event):
+    """A push begins, or another operation. `operation` is what was called: "push", "upload" (files
+    are stored, not committed), "commit" (of receipts), "copy", "sync" or "audit"."""
+
     name: ClassVar[str] = "push.started"
     repo_id: str
     repo_type: str
     revision: str
+    operation: Operation = "push"
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +317,7 @@ class PushFinished(Event):
     bytes_transferred: int
     elapsed_seconds: float
     what: Literal["upload", "store", "plan", "audit", "sync"] = "upload"
+    operation: Operation = "push"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,3 +327,4 @@ class PushFailed(Event):
     error_type: str
     cancelled: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    operation: Operation = "push"

@@ -190,8 +190,8 @@ class Database:
             self.failure = f"{self.path}: {failure}"
             self._shut()
         logger.warning(
-            "the resume journal is off: %s; this push continues, but if it is interrupted,"
-            " the next one may have to send its files again",
+            "the resume journal is off: %s; continuing without it: after an interruption, files may"
+            " have to be sent again",
             self.failure,
         )
         if _is_damage(failure):
@@ -253,8 +253,8 @@ def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
 
 def _warn_of_wait() -> None:
     logger.warning(
-        "another process keeps the resume journal locked: waiting up to %g s for it, then this push"
-        " continues without the journal",
+        "another process keeps the resume journal locked: waiting up to %g s for it, then"
+        " continuing without the journal",
         BUSY_TIMEOUT,
     )
 

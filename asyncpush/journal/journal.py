@@ -348,25 +348,46 @@ class Journal:
 
     # Commits
 
+    def take_commit(self, scope: str, commit: PendingCommit) -> tuple[PendingCommit, Claim | None]:
+        """Remember that this commit is about to be requested. Durable when this returns.
+
+        If an earlier push of the same content ended without knowing the outcome, its record is
+        returned instead, and is now this push's. A record whose push is still running is left to
+        it: the claim says so until it is released or the process ends.
+        """
+        for known in self.pending_commits(scope, commit.fingerprint):
+            claim = self._claim_commit(scope, known)
+            if claim is None:
+                continue
+            # Its push may have ended between the two steps.
+            if known in self.pending_commits(scope, commit.fingerprint):
+                return known, claim
+            claim.release()
+        claim = self._claim_commit(scope, commit)
+        self.begin_commit(scope, commit)
+        return commit, claim
+
+    def _claim_commit(self, scope: str, commit: PendingCommit) -> Claim | None:
+        return self._locks.claim(scope, f"commit {commit.push_id}")
+
     def begin_commit(self, scope: str, commit: PendingCommit) -> None:
         """Remember that this commit is about to be requested. Durable when this returns."""
         row = commit_row(scope, commit)
         self._write(partial(tables.put_commit, row=row), durable=True)
 
-    def pending_commit(self, scope: str, fingerprint: str) -> PendingCommit | None:
-        """The commit that was requested without its answer having been seen, or None."""
-        details = self._read(partial(tables.find_commit, scope=scope, fingerprint=fingerprint))
-        return None if details is None else read_commit(fingerprint, details)
+    def pending_commits(self, scope: str, fingerprint: str) -> list[PendingCommit]:
+        """The commits that were requested without their answer having been seen, oldest first."""
+        found = self._read(partial(tables.find_commits, scope=scope, fingerprint=fingerprint))
+        commits = (read_commit(fingerprint, details) for details in found or [])
+        return [commit for commit in commits if commit is not None]
 
     def has_pending_commits(self, scope: str) -> bool:
         """Whether any commit to this repo was requested without its answer having been seen."""
         return bool(self._read(partial(tables.count_commits, scope=scope)))
 
-    def end_commit(self, scope: str, fingerprint: str) -> None:
+    def end_commit(self, scope: str, commit: PendingCommit) -> None:
         """The commit's outcome is known."""
-        self._write(
-            partial(tables.delete_commit, scope=scope, fingerprint=fingerprint), durable=True
-        )
+        self._write(partial(tables.delete_commit, scope=scope, commit=commit), durable=True)
 
     # Processes
 
@@ -466,7 +487,7 @@ class Journal:
 
 
 def _warn_of_none(reason: str | None) -> None:
-    logger.warning("no resume journal: %s; the push continues without it", reason)
+    logger.warning("no resume journal: %s; continuing without it", reason)
 
 
 class NullJournal(Journal):

@@ -222,7 +222,12 @@ def part_row(upload: int, number: int, etag: str) -> Row:
 
 def commit_row(scope: str, commit: PendingCommit) -> Row:
     details = pack([commit.push_id, commit.created_at])
-    return blob(scope), blob(commit.fingerprint), commit.created_at, details
+    return blob(scope), commit_key(commit), commit.created_at, details
+
+
+def commit_key(commit: PendingCommit) -> bytes:
+    """The content and the push: several pushes may be committing the same content."""
+    return blob(f"{commit.fingerprint}#{commit.push_id}")
 
 
 def read_commit(fingerprint: str, details: object) -> PendingCommit | None:
@@ -357,13 +362,16 @@ def delete_upload(connection: sqlite3.Connection, scope: str, oid: str) -> None:
 # Commits
 
 
-def find_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> object | None:
-    """The commit's details."""
-    row = connection.execute(
-        "SELECT details FROM commits WHERE scope = ? AND fingerprint = ?",
-        (blob(scope), blob(fingerprint)),
-    ).fetchone()
-    return None if row is None else row[0]
+def find_commits(connection: sqlite3.Connection, scope: str, fingerprint: str) -> list[object]:
+    """The details of this content's commits, oldest first. Earlier versions kept one, under the
+    fingerprint alone."""
+    whole = blob(fingerprint)
+    rows = connection.execute(
+        "SELECT details FROM commits WHERE scope = ?"
+        " AND (fingerprint = ? OR (fingerprint >= ? AND fingerprint < ?)) ORDER BY created_at",
+        (blob(scope), whole, whole + b"#", whole + b"$"),
+    )
+    return [details for (details,) in rows]
 
 
 def count_commits(connection: sqlite3.Connection, scope: str) -> int:
@@ -375,10 +383,12 @@ def put_commit(connection: sqlite3.Connection, row: Row) -> None:
     connection.execute("INSERT OR REPLACE INTO commits VALUES (?,?,?,?)", row)
 
 
-def delete_commit(connection: sqlite3.Connection, scope: str, fingerprint: str) -> None:
+def delete_commit(connection: sqlite3.Connection, scope: str, commit: PendingCommit) -> None:
+    scope_key, key, _, details = commit_row(scope, commit)
     connection.execute(
-        "DELETE FROM commits WHERE scope = ? AND fingerprint = ?",
-        (blob(scope), blob(fingerprint)),
+        "DELETE FROM commits WHERE scope = ?"
+        " AND (fingerprint = ? OR (fingerprint = ? AND details = ?))",
+        (scope_key, key, blob(commit.fingerprint), details),
     )
 
 
@@ -430,7 +440,7 @@ def entries(connection: sqlite3.Connection) -> list[Entry]:
         Entry(
             kind="commit",
             scope=display(scope),
-            oid=display(name),
+            oid=display(name).partition("#")[0],
             size=0,
             parts_stored=0,
             parts_total=0,

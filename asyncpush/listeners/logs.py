@@ -3,7 +3,7 @@
 ====================  ====================================================  ====================
 logger                what                                                  level
 ====================  ====================================================  ====================
-`asyncpush.push`      a push begins, ends; notices; failures                INFO, WARNING, ERROR
+`asyncpush.push`      a push, sync or copy begins, ends; notices; failures  INFO, WARNING, ERROR
 `asyncpush.http`      requests and answers; waits; failed attempts          DEBUG, WARNING
 `asyncpush.transfer`  files hashed, routed, skipped, stored; retries        DEBUG, WARNING
 `asyncpush.commit`    commits and their verification                        INFO
@@ -35,6 +35,7 @@ from asyncpush.events import (
     FilesPlanned,
     FileStored,
     Notice,
+    Operation,
     PartStored,
     PhaseChanged,
     PushFailed,
@@ -61,7 +62,7 @@ _commit = library_logger("commit")
 
 ENV = "ASYNCPUSH_LOG"
 _VALUE_LIMIT = 2048  # characters of one value in verbose output: a batch answer can have megabytes
-_REQUEST_FAILED = re.compile(r"^[A-Za-z' ]+ failed: ")  # the beginning of a request's error
+_REQUEST_FAILED = r"^[A-Za-z' ]+ failed: "  # the beginning of a request's error
 _LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -70,13 +71,15 @@ _LEVELS = {
 }
 
 
-_DONE = {
-    "upload": "pushed",
-    "store": "stored",
-    "plan": "would push",
-    "audit": "compared",
-    "sync": "synced",
+_VERBS: dict[Operation, tuple[str, str]] = {
+    "push": ("pushing to", "pushed"),
+    "upload": ("uploading to", "stored"),
+    "commit": ("committing to", "committed"),
+    "copy": ("copying to", "copied"),
+    "sync": ("syncing to", "synced"),
+    "audit": ("comparing with", "compared"),
 }
+"""What is logged when an operation begins, and when it is done."""
 
 
 class LogListener:
@@ -139,7 +142,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
     match event:
         case PushStarted():
             revision = f", revision {event.revision}" if event.revision else ""
-            return f"pushing to {event.repo_type} {event.repo_id}{revision}"
+            return f"{_VERBS[event.operation][0]} {event.repo_type} {event.repo_id}{revision}"
         case FilesPlanned():
             return f"{format_count(event.total_files, 'file')}, {format_bytes(event.total_bytes)}"
         case PhaseChanged():
@@ -148,14 +151,17 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
             return str(row["message"])
         case PushFinished():
             commit = f": commit {event.commit_sha}" if event.commit_sha else ""
+            done = _VERBS[event.operation][1]
+            if event.what == "plan":
+                done = f"would {event.operation}"
             return (
-                f"{_DONE[event.what]} {format_count(event.files_uploaded, 'file')},"
+                f"{done} {format_count(event.files_uploaded, 'file')},"
                 f" {format_bytes(event.bytes_transferred)}"
                 f" in {format_duration(event.elapsed_seconds)}{commit}"
             )
         case PushFailed():
             what = "cancelled" if event.cancelled else "failed"
-            return f"push {what}: {event.error_type}: {row['error']}"
+            return f"{event.operation} {what}: {event.error_type}: {row['error']}"
         case RequestStarted():
             return (
                 f"{event.method} {row['url']} ({event.call}, attempt {event.attempt},"
@@ -169,7 +175,7 @@ def _message(event: Event, row: Mapping[str, Any]) -> str:
         case RequestFailed():
             status = "no answer" if event.status is None else f"HTTP {event.status}"
             after = "" if event.backoff_ms is None else f", again in {event.backoff_ms:.0f} ms"
-            reason = _REQUEST_FAILED.sub("", row["error"])
+            reason = re.sub(_REQUEST_FAILED, "", row["error"])
             return f"{event.call} failed, attempt {event.retry_attempt} ({status}): {reason}{after}"
         case Waiting():
             return f"waiting {format_duration(event.seconds)}: {row['reason']}"

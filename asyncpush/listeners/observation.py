@@ -18,6 +18,7 @@ from asyncpush.events import (
     Committed,
     Emitter,
     Listener,
+    Operation,
     PushFailed,
     PushFinished,
     PushStarted,
@@ -46,9 +47,14 @@ class PushObserver:
     wants_events = frozenset({PushStarted, CommitStarted, Committed})
 
     def __init__(
-        self, options: PushOptions, publisher: ProgressPublisher, listeners: Sequence[Listener]
+        self,
+        options: PushOptions,
+        publisher: ProgressPublisher,
+        listeners: Sequence[Listener],
+        operation: Operation = "push",
     ) -> None:
         self._options = options
+        self.operation = operation
         self._began = time.monotonic()
         self._retries = RetryTally()
         self._activity = ActivityTally()
@@ -117,7 +123,8 @@ class PushObserver:
                 waited_seconds=self._retries.waited_seconds,
                 activity=self._activity.activity(),
             )
-        self.events.emit(_finished(outcome, self._options, time.monotonic() - self._began))
+        finished = _finished(outcome, self._options, time.monotonic() - self._began)
+        self.events.emit(replace(finished, operation=self.operation))
         return outcome
 
 
@@ -129,22 +136,23 @@ async def observe_push(
     listeners: Sequence[Listener],
     *,
     progress: ProgressChoice,
+    operation: Operation = "push",
 ) -> AsyncIterator[PushObserver]:
     """Observe a push within this block. Call `finished` of the observer at the end; a failure is
     reported automatically. `progress` is that of `UploadConfig`. Raises `TimeoutError` when the
     options' time limit is reached."""
     display = BarDisplay(progress, repo.repo_id)
     observer = PushObserver(
-        options, publisher, [display.on_event, LogListener().on_event, *listeners]
+        options, publisher, [display.on_event, LogListener().on_event, *listeners], operation
     )
     try:
         revision = "" if repo.repo_type == "bucket" else options.revision
-        observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, revision))
+        observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, revision, operation))
         async with _time_limit(options.timeout, observer):
             yield observer
     except BaseException as exc:
         failure = observer.failure(exc)
-        observer.events.emit(_failed(failure))
+        observer.events.emit(replace(_failed(failure), operation=operation))
         if failure is exc:
             raise
         raise failure from exc
@@ -168,8 +176,8 @@ async def _time_limit(seconds: float | None, observer: PushObserver) -> AsyncIte
             raise
         unclear = f"; {UNCONFIRMED}" if observer.commit_is_unconfirmed else ""
         raise TimeoutError(
-            f"the push took longer than its timeout of {seconds:g} s{unclear}: push again; what is"
-            " already stored is not sent again"
+            f"the {observer.operation} took longer than its timeout of {seconds:g} s{unclear}: try"
+            " again; what is already stored is not sent again"
         ) from exc
 
 

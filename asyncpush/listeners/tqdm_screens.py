@@ -125,7 +125,7 @@ class TerminalScreen(Screen):
             return views[0].lines(width, self._glyphs)[:height]
         lines = [view.line(width, self._glyphs) for view in views[:height]]
         if len(views) > height > 1:
-            lines[-1] = Line(f"  {self._glyphs.ellipsis} and {len(views) - height + 1} more pushes")
+            lines[-1] = Line(f"  {self._glyphs.ellipsis} and {len(views) - height + 1} more")
         return lines
 
 

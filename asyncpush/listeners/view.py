@@ -12,6 +12,7 @@ from collections.abc import Callable
 from asyncpush.events import (
     CommitStarted,
     FileSkipped,
+    Operation,
     PartProgress,
     PushFailed,
     PushFinished,
@@ -43,12 +44,13 @@ from asyncpush.redaction import redact_value
 FILE_LINES = 3
 """Files in flight that get a line of their own."""
 
-_DONE = {
-    "upload": "Upload complete",
-    "store": "Stored, not yet committed",
-    "plan": "Dry run, nothing sent",
-    "audit": "Compared",
+_DONE: dict[Operation, str] = {
+    "push": "Upload complete",
+    "upload": "Stored, not yet committed",
+    "commit": "Commit complete",
+    "copy": "Copy complete",
     "sync": "Sync complete",
+    "audit": "Compared",
 }
 
 _GAP = "  "
@@ -265,18 +267,20 @@ class PushView:
             case PushFinished() as event:
                 return self._success(event, width, glyphs)
             case PushFailed() as event if event.cancelled:
-                return _GAP.join((f"{glyphs.failed} Upload cancelled", self.title)).rstrip()
+                head = f"{glyphs.failed} {_named(event.operation)} cancelled"
+                return _GAP.join((head, self.title)).rstrip()
             case PushFailed() as event:
                 # Not shortened: this is the reason, and a line that remains may wrap.
                 reason = clean(redact_value(event.error.strip().partition("\n")[0]))
-                head = f"{glyphs.failed} Upload failed"
+                head = f"{glyphs.failed} {_named(event.operation)} failed"
                 words = (head, self.title, f"{event.error_type}: {reason}")
                 return _GAP.join(word for word in words if word)
             case _:
                 return None
 
     def _success(self, event: PushFinished, width: int, glyphs: Glyphs) -> str:
-        head = f"{glyphs.done} {_DONE[event.what]}"
+        done = "Dry run, nothing sent" if event.what == "plan" else _DONE[event.operation]
+        head = f"{glyphs.done} {done}"
         size = f"{format_bytes(event.bytes_transferred)} in {format_seconds(event.elapsed_seconds)}"
         amounts = [f"{format_count(event.files_uploaded, 'file')}, {size}", size]
         if event.what in ("plan", "audit"):
@@ -319,6 +323,11 @@ class PushView:
         self._slots = [next(lasting, None) if path is None else path for path in slots]
         self._seen = set(moving)
         return [moving[path] for path in self._slots if path is not None]
+
+
+def _named(operation: Operation) -> str:
+    """The operation at the beginning of a closing line."""
+    return "Upload" if operation == "push" else operation.capitalize()
 
 
 def _joined(parts: list[tuple[str, int]], width: int) -> str:

@@ -65,7 +65,9 @@ class Bandwidth:
     """A token bucket of bytes: `take` waits until they may be sent.
 
     It refills at `rate` bytes per second and holds at most the bytes of `burst` seconds, which may
-    be sent at once after a pause.
+    be sent at once after a pause. It is empty to begin with: from the first call on, the average is
+    at most `rate`. In any other period of T seconds, the bytes of at most T + `burst` seconds may
+    be sent, and one amount that was waiting.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Bandwidth:
         self._burst = burst
         self._clock = clock
         self._sleep = sleep
-        self._free_at = 0.0
+        self._free_at: float | None = None
 
     @property
     def rate(self) -> float | None:
@@ -95,7 +97,8 @@ class Bandwidth:
         if self._rate is None:
             return
         now = self._clock()
-        self._free_at = max(self._free_at, now - self._burst) + amount / self._rate
+        free_at = now if self._free_at is None else max(self._free_at, now - self._burst)
+        self._free_at = free_at + amount / self._rate
         if (wait := self._free_at - now) <= 0:
             return
         try:

@@ -312,5 +312,5 @@ async def _remove(
                 verified=False,
                 elapsed_seconds=0.0,
             ),
-            suggestion="the sets to keep are not affected; the next push or prune continues this",
+            suggestion="the sets to keep are not affected; saving or pruning again continues this",
         )

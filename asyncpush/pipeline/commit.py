@@ -25,9 +25,10 @@ from asyncpush.errors import (
     CommitConflictError,
     HubError,
     ProtocolError,
+    SourceChangedError,
 )
 from asyncpush.events import CommitStarted, Committed, FileStored
-from asyncpush.journal import PendingCommit
+from asyncpush.journal import Claim, PendingCommit
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.pipeline.changes import remaining_changes, title
 from asyncpush.pipeline.context import PushContext
@@ -40,7 +41,7 @@ from asyncpush.protocol.commits import (
     CommitHeader,
     Delete,
 )
-from asyncpush.protocol.failures import may_still_land
+from asyncpush.protocol.failures import is_unsupported, may_still_land
 from asyncpush.protocol.http import StreamBody
 
 REBASES = 30
@@ -93,7 +94,8 @@ class Committer:
         self._pinned = pinned
         self._pr_url = pr_url
         self._final = final
-        self._unclear = False
+        self._lost: HubError | None = None
+        """The latest failed attempt that the Hub may still have been working on."""
         self.rebased = False
         """Whether someone else's commit came first, so that more changes may be needed."""
         self._push_id = ctx.push_id
@@ -143,7 +145,7 @@ class Committer:
             except CommitConflictError as exc:
                 if self._pinned is not None:
                     raise
-                if refused_on == parent and self._unclear:
+                if refused_on == parent and self._lost:
                     raise _outcome_unknown(exc, parent) from exc
                 if refused_on == parent:
                     in_pull_request = self._create_pr or self._pr_url is not None
@@ -155,8 +157,8 @@ class Committer:
                 changes = await remaining_changes(ctx, self._wanted, parent)
                 if changes:
                     continue
-                landed = await self._landed(first)
-                if landed is None and self._unclear:
+                landed = await self._landed_as_far_as_known(first, self._wanted)
+                if landed is None and self._lost:
                     # The answer was lost, and the branch has everything that was sent: this is our
                     # commit, on a Hub that does not show descriptions.
                     landed = CommitAnswer(parent, ctx.commit_url(parent))
@@ -175,7 +177,7 @@ class Committer:
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
             message=f"the branch moved {REBASES} times while the commit was made",
-            suggestion="other pushes to this branch keep coming first: push again, or use"
+            suggestion="other commits to this branch keep coming first: try again, or use"
             " create_pr=True (--create-pr)",
         ) from latest.__cause__
 
@@ -187,7 +189,7 @@ class Committer:
                 f"the Hub answered the commit with the previous head, {head}:"
                 " nothing was committed",
                 url=answer.url,
-                suggestion="push again; if it happens again, report it to this Hub's operators",
+                suggestion="try again; if it happens again, report it to this Hub's operators",
             )
         self._ctx.warn("no commit was made: the branch already has all of these files")
         return Outcome(head, self._ctx.commit_url(head), ours=False, added=frozenset())
@@ -196,7 +198,7 @@ class Committer:
         """The branch's head, as soon as it differs from the refused parent; the same head when the
         waits are over."""
         head = await observed_head(self._ctx, self._revision)
-        for wait in UNCLEAR_HEAD_WAITS if self._unclear else HEAD_WAITS:
+        for wait in UNCLEAR_HEAD_WAITS if self._lost else HEAD_WAITS:
             if head != refused:
                 break
             await asyncio.sleep(wait)
@@ -222,33 +224,71 @@ class Committer:
         )
         ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
-        if self._sent and (landed := await self._landed(parent)) is not None:
-            return landed
+        if self._sent:
+            landed = await self._landed_as_far_as_known(parent, changes)
+            if landed is not None:
+                return landed
         self._sent = True
         try:
             return await self._post(parent, changes, attempt, pause)
         except CommitConflictError:
-            if (landed := await self._landed(parent)) is not None:
-                return landed
-            raise
-        except HubError as exc:
-            # The last answer may be lost too: never report a failure when the commit was made. (501
-            # leaves no doubt: this Hub does not support the request.)
-            failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
-            if not failed and not isinstance(exc, ProtocolError):
-                raise
-
-            async def find() -> CommitAnswer | None:
-                landed = await self._landed(parent)
-                return landed or await self._shown_on_branch(parent, changes)
-
-            try:
-                landed = await poll_for(find, exc)
-            except HubError as looking:
-                exc.add_note(f"(could not check whether the commit was made: {looking.message})")
-                raise exc from looking
+            landed = await self._landed_as_far_as_known(parent, changes)
             if landed is not None:
                 return landed
+            raise
+        except (HubError, SourceChangedError) as exc:
+            # Never report a failure when the commit was made: the last answer may be lost too, an
+            # earlier attempt may have landed, and a proxy or a hook of the Hub may have failed
+            # after the commit.
+            if isinstance(exc, HubError) and may_still_land(exc):
+                self._lost = exc
+            if self._lost is None and not _may_have_landed(exc):
+                raise
+            landed = await self._find(parent, changes, exc)
+            if landed is None:
+                raise
+            if isinstance(exc, HubError) and self._lost is None and not _is_unanswered(exc):
+                ctx.warn(f"the Hub made the commit, but answered {exc.status}: {exc.message}")
+            return landed
+
+    async def _find(
+        self, parent: str, changes: Sequence[Change], failure: AsyncPushError
+    ) -> CommitAnswer | None:
+        """The commit, although it ended in `failure`. Raises the failure when this cannot be
+        seen."""
+
+        async def find() -> CommitAnswer | None:
+            landed = await self._landed_or_shown(parent, changes)
+            return landed or await self._shown_on_branch(parent, changes)
+
+        try:
+            return await poll_for(find, self._lost)
+        except HubError as looking:
+            if self._lost is not None or _is_unanswered(failure):
+                note = f"(could not check whether the commit was made: {looking.message})"
+                failure.add_note(note)
+                raise failure from looking
+            raise failure from failure.__cause__
+
+    async def _landed_as_far_as_known(
+        self, parent: str, changes: Sequence[Change]
+    ) -> CommitAnswer | None:
+        """The commit, if it was made. It was not when the Hub has refused every attempt, although
+        this cannot be seen."""
+        try:
+            return await self._landed_or_shown(parent, changes)
+        except HubError:
+            if self._lost is not None:
+                raise
+            return None
+
+    async def _landed_or_shown(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
+        """As `_landed`. Where commits cannot be listed, the branch's files count."""
+        try:
+            return await self._landed(parent)
+        except HubError:
+            if (shown := await self._shown_on_branch(parent, changes)) is not None:
+                return shown
             raise
 
     async def _shown_on_branch(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
@@ -282,15 +322,24 @@ class Committer:
             partial(commits.parse_commit, endpoint=ctx.session.endpoint),
             ctx.events,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
-            reconcile=lambda failure: self._landed_before(parent, failure),
+            reconcile=lambda failure: self._landed_before(parent, changes, failure),
             first=attempt,
             follow_up=lambda error: pause if isinstance(error, CommitConflictError) else None,
         )
 
-    async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
+    async def _landed_before(
+        self, parent: str, changes: Sequence[Change], failure: HubError
+    ) -> CommitAnswer | None:
         """Look for the commit before it is sent again."""
-        self._unclear = self._unclear or may_still_land(failure)
-        return await self._landed(parent, failure)
+        if may_still_land(failure):
+            self._lost = failure
+        try:
+            return await self._landed(parent, failure)
+        except HubError as exc:
+            if self._create_pr or not is_unsupported(exc):
+                raise
+            # The parent prevents a second commit on a branch.
+            return await self._shown_on_branch(parent, changes)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
         """This push's commit, if the Hub made it although its answer was lost.
@@ -302,6 +351,20 @@ class Committer:
             ctx, push_id = self._ctx, self._push_id
             return await poll_for(lambda: landed_in_pull_request(ctx, push_id), failure)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
+
+
+def _may_have_landed(error: AsyncPushError) -> bool:
+    """Whether a commit may have been made although the latest attempt ended in this error. These
+    answers leave no doubt: the Hub did not take the request (401, 429), or does not support it
+    (501)."""
+    return isinstance(error, HubError) and error.status not in (401, 429, 501)
+
+
+def _is_unanswered(error: AsyncPushError) -> bool:
+    """Whether the answer was lost, came from a gateway, or makes no sense."""
+    if isinstance(error, ProtocolError):
+        return True
+    return isinstance(error, HubError) and (error.status is None or error.status >= 500)
 
 
 def paths_added(changes: Iterable[Change]) -> frozenset[str]:
@@ -317,7 +380,7 @@ def _refused_without_reason(
         " a token that may write to this branch"
     )
     if in_pull_request:
-        suggestion = "push again later; if it happens again, report it to the operators of this Hub"
+        suggestion = "try again later; if it happens again, report it to the operators of this Hub"
     message = f"the Hub refuses a commit on {head}, although the branch has not moved"
     return error.with_(message=f"{message}: {error.message}", suggestion=suggestion)
 
@@ -328,7 +391,7 @@ def _outcome_unknown(error: CommitConflictError, head: str) -> CommitConflictErr
         message="the answer to the commit was lost, and the Hub refuses another commit on"
         f" {head}, which it still reports as the branch's head; the commit may have been made:"
         f" {error.message}",
-        suggestion="check the branch, then push again: files that are already there are not"
+        suggestion="check the branch, then try again: files that are already there are not"
         " committed twice",
     )
 
@@ -453,34 +516,37 @@ async def _open_pull_requests(ctx: PushContext) -> Sequence[int]:
 @asynccontextmanager
 async def remembered(ctx: PushContext, changes: Sequence[Change]) -> AsyncIterator[PendingCommit]:
     """Record in the journal, while the block runs, that these changes are being committed. Yields
-    the record of an earlier process that did not learn the outcome of the same commit, if any.
+    the record of an earlier push that did not learn the outcome of the same commit, if any.
+    Another push of the same changes at the same time has a record of its own.
 
     The record is removed once the outcome is known: the commit was made, or will not be made.
     """
-
-    def begin() -> PendingCommit:
-        fingerprint = _fingerprint(ctx, changes)
-        pending = ctx.journal.pending_commit(ctx.scope, fingerprint)
-        if pending is None:
-            pending = PendingCommit(ctx.push_id, fingerprint, time.time())
-            ctx.journal.begin_commit(ctx.scope, pending)
-        return pending
-
     threads = ctx.push_threads.journal
-    pending = await in_thread(threads, begin)
+
+    def begin() -> tuple[PendingCommit, Claim | None]:
+        commit = PendingCommit(ctx.push_id, _fingerprint(ctx, changes), time.time())
+        return ctx.journal.take_commit(ctx.scope, commit)
+
+    def discard(begun: tuple[PendingCommit, Claim | None]) -> None:
+        if begun[1] is not None:
+            begun[1].release()
+
+    pending, claim = await in_thread(threads, begin, discard=discard)
 
     async def end() -> None:
-        await in_thread_anyway(
-            threads, lambda: ctx.journal.end_commit(ctx.scope, pending.fingerprint)
-        )
+        await in_thread_anyway(threads, lambda: ctx.journal.end_commit(ctx.scope, pending))
 
     try:
-        yield pending
-    except AsyncPushError as exc:
-        if is_final(exc):
-            await end()
-        raise
-    await end()
+        try:
+            yield pending
+        except AsyncPushError as exc:
+            if is_final(exc):
+                await end()
+            raise
+        await end()
+    finally:
+        if claim is not None:
+            await in_thread_anyway(threads, claim.release)
 
 
 def is_final(error: AsyncPushError) -> bool:

@@ -147,7 +147,7 @@ async def commit_series(
             except HubError as exc:
                 if ours and pr_url is None:
                     raise exc.with_(
-                        suggestion=f"{len(added):,} {_ALREADY_ON} {revision}: push again to"
+                        suggestion=f"{len(added):,} {_ALREADY_ON} {revision}: try again to"
                         f" continue from there. {exc.suggestion}"
                     ) from exc.__cause__
                 raise
@@ -244,12 +244,12 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
             landed = await poll_for(find, exc)
         except HubError:
             raise exc.with_(
-                suggestion=f"it is not known whether {url} was merged: check that page, then push"
+                suggestion=f"it is not known whether {url} was merged: check that page, then try"
                 " again"
             ) from exc.__cause__
         if landed is None:
             raise exc.with_(
-                suggestion=f"all files are in {url}: merge it there, or push again"
+                suggestion=f"all files are in {url}: merge it there, or try again"
             ) from exc.__cause__
     # From here on every failure happens after the commit is on the branch.
     shown, page = outcome.commit_sha, outcome.commit_url

@@ -38,6 +38,7 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.failures import is_unsupported
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import read_all, read_sample
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
@@ -209,7 +210,7 @@ async def target_of_commits(ctx: PushContext) -> Target:
 
     if revision == DEFAULT_BRANCH:
         return Target()
-    if (found := _PULL_REQUEST.fullmatch(revision)) is not None:
+    if (found := re.fullmatch(_PULL_REQUEST, revision)) is not None:
         request = repos.pull_request_request(ctx.repo, int(found[1]))
         return Target(pull_request=await ask(request, repos.parse_pull_request))
     if revision.startswith("refs/"):
@@ -217,7 +218,7 @@ async def target_of_commits(ctx: PushContext) -> Target:
     return Target(await ask(repos.refs_request(ctx.repo), repos.parse_tags) or frozenset())
 
 
-_PULL_REQUEST = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
+_PULL_REQUEST = r"refs/pr/([1-9][0-9]{0,8})"
 
 
 def check_branch(ctx: PushContext, head: str, target: Target) -> None:
@@ -264,8 +265,8 @@ def _check_new_repo(options: PushOptions, missing: RepoNotFoundError) -> None:
     commit, and a branch other than main, unless it is to be created too."""
     if options.parent_commit is not None:
         raise missing.with_(
-            suggestion="check the spelling; a repo that is created has no commit to pin: push"
-            " without parent_commit"
+            suggestion="check the spelling; a repo that is created has no commit to pin:"
+            " leave out parent_commit"
         )
     if options.revision != DEFAULT_BRANCH and not options.create_branch:
         raise missing.with_(
@@ -339,7 +340,7 @@ def check_parent(ctx: PushContext, head: str) -> None:
             f"the branch is at {head}, not at the pinned parent {pinned}; nothing was committed",
             url=ctx.repo_url,
             suggestion="someone else's commit came first, or parent_commit is of another branch:"
-            " look at the branch, then push again without parent_commit, which puts these files on"
+            " look at the branch, then try again without parent_commit, which puts these files on"
             " top of it, or with the new head as parent_commit",
         )
 
@@ -411,19 +412,26 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
-    verdict = await ctx.session.ask(
-        commits.validate_request(ctx.repo, text),
-        commits.parse_verdict,
-        ctx.events,
-        accept=lambda response: response.status < 300 or commits.is_verdict(response),
-    )
+    try:
+        verdict = await ctx.session.ask(
+            commits.validate_request(ctx.repo, text),
+            commits.parse_verdict,
+            ctx.events,
+            expected=is_unsupported,
+            accept=lambda response: response.status < 300 or commits.is_verdict(response),
+        )
+    except HubError as exc:
+        if not is_unsupported(exc):
+            raise
+        ctx.warn(f"{CARD_NAME}: this Hub does not check metadata before a push (HTTP {exc.status})")
+        return
     for warning in verdict.warnings:
         ctx.warn(f"{CARD_NAME}: {warning}")
     if verdict.errors:
         raise SourceError(
             f"the Hub rejects the metadata of {CARD_NAME}: " + "; ".join(verdict.errors),
             problems=verdict.errors,
-            suggestion="fix the YAML between the --- lines at the top of the card, then push again",
+            suggestion="fix the YAML between the --- lines at the top of the card, then try again",
         )
 
 
@@ -435,7 +443,7 @@ LEAKS_LIMIT = 1000
 """After this many leaks no further file is searched: a longer list would not help."""
 
 _SUGGESTION = (
-    "leave these files out with ignore_patterns (--exclude), or push without strict (--strict) if"
+    "leave these files out with ignore_patterns (--exclude), or leave out strict (--strict) if"
     " they are meant for all who can read the repo"
 )
 
@@ -571,7 +579,7 @@ async def check_one_commit(
             f"{count:,} LFS files are too many for one commit, and the Hub can show several commits"
             f" at once only on {DEFAULT_BRANCH}, not on {options.revision}",
             problems=[f"{count:,} LFS files for one commit on {options.revision}"],
-            suggestion=f"push to {DEFAULT_BRANCH}, or set max_files_per_commit (for example"
+            suggestion=f"commit to {DEFAULT_BRANCH}, or set max_files_per_commit (for example"
             f" {LFS_FILES_A_COMMIT}): the commits then show one by one",
         )
 
@@ -625,11 +633,11 @@ async def check_paths(
     for path in in_the_way:
         if path not in deleted:
             below = min(file for file in paths if file.startswith(path + "/"))
-            report.problem(f"{below!r} cannot be pushed: {path!r} is a file in the repo")
+            report.problem(f"{below!r} cannot be added: {path!r} is a file in the repo")
     for path in folders:
-        report.problem(f"{path!r} cannot be pushed: it is a folder in the repo")
+        report.problem(f"{path!r} cannot be added: it is a folder in the repo")
     report.raise_problems(
-        "push under another path_in_repo, or delete what is in the way in the same push, with"
+        "choose another path_in_repo, or delete what is in the way in the same commit, with"
         f" delete_patterns (--delete); {done}"
     )
 
@@ -640,6 +648,6 @@ def warning_of_slow_commit(changes: Sequence[Change]) -> str | None:
     if count <= LFS_FILES_A_MINUTE:
         return None
     return (
-        f"{count} LFS files in one commit may take the Hub longer than a minute; the push waits"
-        " for it, or set max_files_per_commit"
+        f"{count} LFS files in one commit may take the Hub longer than a minute: it is waited"
+        " for, or set max_files_per_commit"
     )

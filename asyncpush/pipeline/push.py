@@ -352,8 +352,8 @@ class PushRun:
         if count and not stored.receipts:
             files = "the only file is" if count == 1 else f"all {count:,} files are"
             self._ctx.warn(
-                f"nothing to push: {files} ignored by a .gitignore, the repo's or the source's own;"
-                " edit that file, or exclude the source's with ignore_patterns=['.gitignore']"
+                f"nothing to upload: {files} ignored by a .gitignore, the repo's or the source's"
+                " own; edit that file, or exclude the source's with ignore_patterns=['.gitignore']"
             )
 
     async def _planned(self, collected: CollectedSources) -> tuple[FileSource, ...]:
@@ -425,7 +425,7 @@ class PushRun:
                 ctx, changes, wanted, head, load, size=commit_limits(options)
             )
         if in_series:
-            ctx.warn(f"the commits of this push appear on {options.revision} one by one")
+            ctx.warn(f"the commits appear on {options.revision} one by one")
             return await commit_series(
                 ctx,
                 changes=changes,
@@ -453,7 +453,7 @@ class PushRun:
         if ctx.options.verify:
             await verify_commit(ctx, outcome.commit_sha, receipts, gone)
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
-            ctx.warn(f"this push could not be resumed: {ctx.journal.disabled_reason}")
+            ctx.warn(f"an interruption could not have been resumed: {ctx.journal.disabled_reason}")
         ctx.enter("done")
         return await in_thread(ctx.threads, lambda: self._result(stored, receipts, gone, outcome))
 

@@ -64,7 +64,7 @@ class TransferSelector:
         if not self._candidates:
             raise AsyncPushError(
                 f"no transfer can store the files: {reasons[0]}",
-                suggestion="push again: what was stored is not sent again",
+                suggestion="try again: what was stored is not sent again",
             )
         asked = self._ctx.config.transfer
         requested_but_unavailable = False

@@ -230,7 +230,7 @@ class StreamStage:
         except TransferFailedError as exc:
             raise AsyncPushError(
                 f"{transfer.label} failed: {exc.message}",
-                suggestion="a stream cannot be read twice: push again, or with transfer='lfs'",
+                suggestion="a stream cannot be read twice: try again, or with transfer='lfs'",
             ) from None
 
     async def _connected(self) -> StreamTransfer | None:

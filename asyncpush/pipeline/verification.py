@@ -116,11 +116,11 @@ async def verify_commit(
         problems = _problems(wanted, gone, shown)
     raise VerificationError(
         f"commit {commit_sha} was accepted, but the Hub does not show {len(problems)} file(s) as"
-        f" pushed: {'; '.join(problems[:10])}",
+        f" committed: {'; '.join(problems[:10])}",
         problems=problems,
         commit_sha=commit_sha,
         commit_url=ctx.commit_url(commit_sha),
-        suggestion="open the repo's page, then push again; if it happens again, report the commit"
+        suggestion="open the repo's page, then try again; if it happens again, report the commit"
         " to the Hub's operators",
     )
 

@@ -343,7 +343,7 @@ def _parse_page(
     if action not in known:
         raise _refused(
             text,
-            f"files cannot be pushed to a /{action}/ page",
+            f"files cannot be written to a /{action}/ page",
             f"use the repo's own page, or one with /{_FOLDER_PAGE}/",
         )
     # A slash within a segment stays encoded until the path has been split into segments.

@@ -47,6 +47,7 @@ Fault: TypeAlias = Literal[
     "garbled",
     "answered_early",
     "not_known_yet",
+    "not_done",
 ]
 """Causes of a failure other than an answer of 400 or more."""
 
@@ -92,16 +93,18 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
         " parts) or response_timeout (for requests to the Hub)",
     ),
     "connection_lost": Remedy(
-        True, "the connection broke: push again; what is already stored is not sent again"
+        True, "the connection broke: try again; what is already stored is not sent again"
     ),
     # A truncated or garbled answer is usually complete the next time.
     "garbled": Remedy(True),
     "answered_early": Remedy(
-        True, "the store, or a proxy in front of it, refuses the data: push again"
+        True, "the store, or a proxy in front of it, refuses the data: try again"
     ),
     # A 404 for something this session has just created, which some servers of the Hub do not know
     # yet.
     "not_known_yet": Remedy(True),
+    # A success whose body reports an error.
+    "not_done": Remedy(True, "try again; what is already stored is not sent again"),
 }
 """Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
@@ -122,7 +125,7 @@ def is_retryable_status(status: int, said: str = "", *, call: str = "") -> bool:
 CLOCK_TOLERANCE = 300.0
 """Seconds by which a clock may be off before signed URLs are likely to be refused."""
 
-_WITHOUT_THEM = "push without create_pr, and in one commit (without max_files_per_commit)"
+_WITHOUT_THEM = "leave out create_pr, and use one commit (without max_files_per_commit)"
 _PULL_REQUEST_CALLS = frozenset(
     {"pull_request", "discussions", "discussion", "discussion_status", "merge"}
 )
@@ -205,6 +208,31 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
     )
 
 
+def check_done(response: HubResponse) -> None:
+    """Raise a retryable `HubError` when the body of a success reports an error. S3 answers a
+    completion with 200 before it has joined the parts, and then with `<Error>` in the body if that
+    fails (AWS documentation of CompleteMultipartUpload)."""
+    body = response.body[:4096].decode("utf-8", "replace")
+    if not _reports_failure(body):
+        return
+    remedy = REMEDIES["not_done"]
+    raise HubError(
+        f"answered {response.status}, but reported an error: {_message_in(body)[:300]}",
+        retryable=remedy.retryable,
+        suggestion=remedy.suggestion,
+    )
+
+
+def _reports_failure(body: str) -> bool:
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return re.match(r"\s*(<\?[^<>]*>\s*)?<Error[\s>]", body) is not None
+    return isinstance(answer, dict) and (
+        answer.get("success") is False or bool(answer.get("error"))
+    )
+
+
 def request_id(headers: Mapping[str, str]) -> str | None:
     for name in ("x-request-id", "x-amzn-trace-id", "x-amz-cf-id", "x-amz-request-id"):
         if value := headers.get(name):
@@ -229,6 +257,11 @@ def may_still_land(error: HubError) -> bool:
     if error.status is None:
         return not error.unreachable
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
+
+
+def is_unsupported(error: HubError) -> bool:
+    """Whether this Hub has no such call: self-hosted ones do not have all of them."""
+    return error.status in (404, 405, 501) and error.error_code is None
 
 
 def is_upload_void(error: HubError) -> bool:
@@ -327,7 +360,7 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
     """A branch that cannot be created."""
     match answer.status, answer.code:
         case 404 | 405, None if answer.call == "branch":
-            return HubError, "this Hub may not support creating branches: push to one that exists"
+            return HubError, "this Hub may not support creating branches: use one that exists"
         case 409, _ if answer.call == "branch":
             return HubError, (
                 "the branch cannot be created: it may already exist, or conflict with the name of"
@@ -348,7 +381,7 @@ def _on_space(answer: _Answer) -> _Diagnosis | None:
         case 413 if "quota" in words:
             return HubError, _QUOTA
         case 507:
-            return HubError, "the disk of the Hub is full: once there is room, push again"
+            return HubError, "the disk of the Hub is full: once there is room, try again"
     return None
 
 
@@ -371,14 +404,14 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
         case 403, _ if answer.call in _CREATING or "namespace" in answer.words:
             namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
-                f"the token may not create repos under {namespace}: check the spelling, push to a"
+                f"the token may not create repos under {namespace}: check the spelling, use a"
                 f" namespace of your own, or ask an admin of {namespace} for the write role"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _ if answer.call in _READING:
             return AuthError, (
                 f"the token may not read {repo_id}: give it read access {token_url} to copy from"
-                f" there, or write access to push to it (`asyncpush doctor {repo_id}` gives"
+                f" there, or write access to change it (`asyncpush doctor {repo_id}` gives"
                 " details)"
             )
         case 403, _:
@@ -402,7 +435,12 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
                 " (--create-branch) creates it"
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):
-            return HubError, "the store has lost objects that the commit names: push again"
+            return HubError, "the store has lost objects that the commit names: try again"
+        case 404 | 405, _ if answer.call == "create_bucket":
+            return HubError, (
+                f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
+                " path; this Hub may not offer buckets: use a repo instead"
+            )
         case 404, None if answer.call in _CREATING:
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
@@ -422,12 +460,12 @@ def _on_conflict(answer: _Answer) -> _Diagnosis | None:
     """The request conflicts with a change of somebody else, or with a name that exists."""
     match answer.status:
         case 409 if "in progress" in answer.words:
-            return HubError, "the Hub is busy with another change of this repo: push again later"
+            return HubError, "the Hub is busy with another change of this repo: try again later"
         case 409:
             return HubError, "something with this name already exists; choose another name"
         case 412:
             return CommitConflictError, (
-                "someone else's commit came first: look at it, then push again without"
+                "someone else's commit came first: look at it, then try again without"
                 " parent_commit, which puts these files on top of it, or with the new head as"
                 " parent_commit"
             )
@@ -446,7 +484,7 @@ def _on_request(answer: _Answer) -> _Diagnosis | None:
             return HubError, "the Hub rejects the request as invalid: its message above says why"
         case 429:
             return RateLimitedError, (
-                f"wait until {_until(answer.wait, answer.now)}, push less often, or use a token"
+                f"wait until {_until(answer.wait, answer.now)}, ask less often, or use a token"
                 " with a higher limit"
             )
     return None
@@ -499,14 +537,21 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
         return (
             f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the"
             " store's, and signed URLs depend on the time: set it (`timedatectl set-ntp true`),"
-            " then push again"
+            " then try again"
         )
     if "expired" in words or "skew" in words:
-        return "the signed URL has expired: push again to get a new one; check `date -u`"
-    return (
-        "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
-        " a proxy changes requests"
-    )
+        return "the signed URL has expired: try again to get a new one; check `date -u`"
+    if response.status in (401, 403):
+        return (
+            "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
+            " a proxy changes requests"
+        )
+    if response.status < 400:
+        return (
+            "the store redirects the data, which is not followed: the Hub has to name the final"
+            " address (https instead of http, for example), so report it to its operators"
+        )
+    return "the store's message above says what is wrong; try again to get new URLs"
 
 
 def _until(seconds: float | None, now: float) -> str:

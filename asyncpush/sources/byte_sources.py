@@ -46,7 +46,7 @@ _FLAGS = (
 )
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
-_CHANGED_SUGGESTION = "push again once nothing writes to it any more"
+_CHANGED_SUGGESTION = "try again once nothing writes to it any more"
 
 
 class Origin(Protocol):
@@ -187,7 +187,7 @@ class _OnDisk:
                 f"{self._path!r} holds more than the {self._source.size:,} bytes that its file"
                 " system reports"
             )
-            raise SourceError(message, problems=[message], suggestion="push a copy of it")
+            raise SourceError(message, problems=[message], suggestion="use a copy of it")
 
     def close(self) -> None:
         self._file.close()

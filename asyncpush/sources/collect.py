@@ -47,7 +47,7 @@ from asyncpush.sources.single_files import (
     status_of,
 )
 from asyncpush.sources.spool import OpenStream, Spool
-from asyncpush.sources.walk import Walk, notice_own
+from asyncpush.sources.walk import Walk, is_never_pushed, notice_own
 
 if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors
@@ -184,9 +184,7 @@ def _finished(
         from asyncpush.sources.sharding import split_large  # few pushes are split
 
         files = split_large(files, parse_size(options.max_shard_size), report)
-        report.raise_problems(
-            "fix these files, or push without max_shard_size; nothing was uploaded"
-        )
+        report.raise_problems("fix these files, or leave out max_shard_size; nothing was uploaded")
     by_path = sorted(files, key=lambda file: file.path_in_repo)
     return CollectedSources(
         tuple(by_path),
@@ -327,7 +325,7 @@ class Gathered:
         if name := self._claim(target, path):
             self._add_file(name, path)
             if self._left_out:
-                self._nothing = "there is nothing else to push"
+                self._nothing = "there is nothing else"
 
     def _named_below_target(self, name: str) -> str:
         """The path in the repo of a source that has a name of its own, such as a file."""
@@ -364,6 +362,9 @@ class Gathered:
                 self._nothing += " except those that asyncpush itself writes"
             elif walk.seen:
                 self._nothing = f"the patterns select none of the {walk.seen:,} files in {root!r}"
+            elif never := [name for name in walk.skipped if is_never_pushed(name)]:
+                names = ", ".join(repr(name) for name in sorted(never)[:5])
+                self._nothing += f" besides {names}, which no push includes"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
         self.one_file = False

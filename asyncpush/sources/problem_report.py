@@ -44,7 +44,7 @@ class ProblemReport:
             return
         if len(problems) == 1:
             raise SourceError(problems[0], problems=problems, suggestion=suggestion)
-        lines = [f"{len(problems):,} problems with the files to push:"]
+        lines = [f"{len(problems):,} problems with the files:"]
         lines += [f"  - {problem}" for problem in problems[:PROBLEMS_SHOWN]]
         if len(problems) > PROBLEMS_SHOWN:
             lines.append(f"  … and {len(problems) - PROBLEMS_SHOWN:,} more; .problems lists all")

@@ -161,7 +161,7 @@ class Snapshot:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             self._take(path, target)
         self._check_wanted()
-        self._report.raise_problems("fix these problems, then push again; nothing was uploaded")
+        self._report.raise_problems("fix these problems, then try again; nothing was uploaded")
         for notice in self._report.notices:
             logger.warning("snapshot of %r: %s", origin, notice)
 

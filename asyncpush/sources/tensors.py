@@ -38,7 +38,7 @@ _TIED = (
     " them several times; see https://huggingface.co/docs/safetensors/torch_shared_tensors"
 )
 _CHANGED = (
-    "push again once nothing writes to these tensors any more, or give Tensors(..., copy=True),"
+    "try again once nothing writes to these tensors any more, or give Tensors(..., copy=True),"
     " which takes a copy first"
 )
 

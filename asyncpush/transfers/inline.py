@@ -27,7 +27,7 @@ def checked_content(path_in_repo: str, oid: str, content: bytes) -> bytes:
         raise SourceChangedError(
             f"{path_in_repo!r} changed after it was hashed; nothing was committed",
             problems=[f"{path_in_repo}: content changed"],
-            suggestion="push again once nothing writes to it any more",
+            suggestion="try again once nothing writes to it any more",
         )
     return content
 

@@ -124,7 +124,7 @@ def test_problems_are_listed_unless_the_message_names_them() -> None:
         "SourceError: two:",
         "  - a",
         "  - b",
-        "next: fix these files or exclude them, then push again",
+        "next: fix these files or exclude them, then try again",
     ]
 
 

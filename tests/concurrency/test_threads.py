@@ -332,6 +332,12 @@ async def test_only_work_without_a_thread_fails(
         assert lane.held == 0
 
 
+async def test_any_number_of_hash_workers_takes_no_memory_to_speak_of() -> None:
+    with ExitStack() as stack:
+        threads = SessionThreads(stack, hash_workers=10**30).for_push()
+        assert await in_thread(threads.hash, lambda: 5) == 5
+
+
 async def test_each_kind_of_work_has_threads_of_its_own() -> None:
     """A disk that hangs stops neither parts nor the journal, and the other way round."""
     with ExitStack() as stack:

@@ -42,6 +42,7 @@ HF_XET = TransferLibrary(
     label="Xet",
     distribution="hf-xet",
     module="hf_xet",
+    load=lambda: None,
     switch="HF_HUB_DISABLE_XET",
     installed=True,
     disabled=False,

@@ -54,8 +54,10 @@ def make_upload(
     )
 
 
-def make_commit(fingerprint: str = "f1", *, created_at: float = NOW) -> PendingCommit:
-    return PendingCommit("push-1", fingerprint, created_at)
+def make_commit(
+    fingerprint: str = "f1", push_id: str = "push-1", *, created_at: float = NOW
+) -> PendingCommit:
+    return PendingCommit(push_id, fingerprint, created_at)
 
 
 def database_file(directory: Path) -> Path:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from asyncpush.journal import Journal, PendingCommit
+import pytest
+
+from asyncpush.journal import Claim, Journal, PendingCommit
 from asyncpush.journal.tables import pack, read_commit
 from tests.fake_clock import NOW, FakeClock
 from tests.journal.helpers import (
@@ -21,19 +22,75 @@ def test_a_pending_commit_is_remembered(tmp_path: Path, clock: FakeClock) -> Non
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_commit(SCOPE, make_commit())
     with Journal.open(tmp_path, clock=clock) as journal:
-        assert journal.pending_commit(SCOPE, "f1") == make_commit()
-        assert journal.pending_commit(SCOPE, "f2") is None
-        assert journal.pending_commit("other", "f1") is None
-        journal.end_commit(SCOPE, "f1")
-        assert journal.pending_commit(SCOPE, "f1") is None
+        assert journal.pending_commits(SCOPE, "f1") == [make_commit()]
+        assert journal.pending_commits(SCOPE, "f2") == []
+        assert journal.pending_commits(SCOPE, "f") == []
+        assert journal.pending_commits("other", "f1") == []
+        journal.end_commit(SCOPE, make_commit())
+        assert journal.pending_commits(SCOPE, "f1") == []
 
 
 def test_an_update_replaces_a_pending_commit(journal: Journal) -> None:
     journal.begin_commit(SCOPE, make_commit())
-    learnt = replace(make_commit(), push_id="push-2")
-    journal.begin_commit(SCOPE, learnt)
-    assert journal.pending_commit(SCOPE, "f1") == learnt
+    again = make_commit(created_at=NOW + 1)
+    journal.begin_commit(SCOPE, again)
+    assert journal.pending_commits(SCOPE, "f1") == [again]
     assert journal.stats().commits == 1
+
+
+def test_pushes_of_one_content_have_a_record_each(tmp_path: Path, clock: FakeClock) -> None:
+    """Two journals stand for two processes: neither replaces, takes or removes the other's."""
+    left, right = make_commit(push_id="left"), make_commit(push_id="right", created_at=NOW + 1)
+    with (
+        Journal.open(tmp_path, clock=clock) as ours,
+        Journal.open(tmp_path, clock=clock) as theirs,
+    ):
+        taken, left_claim = ours.take_commit(SCOPE, left)
+        also_taken, right_claim = theirs.take_commit(SCOPE, right)
+        assert (taken, also_taken) == (left, right)
+        assert ours.pending_commits(SCOPE, "f1") == [left, right]
+        theirs.end_commit(SCOPE, right)
+        assert ours.pending_commits(SCOPE, "f1") == [left]
+        for claim in (left_claim, right_claim):
+            assert claim is not None
+            claim.release()
+
+
+def test_the_record_of_a_push_that_has_ended_is_taken_once(journal: Journal) -> None:
+    journal.begin_commit(SCOPE, make_commit(push_id="lost"))
+    taken, claim = journal.take_commit(SCOPE, make_commit(push_id="second"))
+    also_taken, _ = journal.take_commit(SCOPE, make_commit(push_id="third"))
+    assert (taken.push_id, also_taken.push_id) == ("lost", "third")
+    assert claim is not None
+    claim.release()
+    assert journal.take_commit(SCOPE, make_commit(push_id="fourth"))[0].push_id == "lost"
+
+
+def test_a_record_removed_while_it_is_claimed_is_not_taken(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = make_commit(push_id="lost")
+    journal.begin_commit(SCOPE, lost)
+    claim_commit = journal._claim_commit
+
+    def removed_first(scope: str, commit: PendingCommit) -> Claim | None:
+        journal.end_commit(scope, lost)
+        return claim_commit(scope, commit)
+
+    monkeypatch.setattr(journal, "_claim_commit", removed_first)
+    own = make_commit(push_id="own")
+    assert journal.take_commit(SCOPE, own)[0] == own
+    assert claim_commit(SCOPE, lost) is not None  # released
+
+
+def test_the_record_of_an_earlier_version_is_found_and_removed(journal: Journal) -> None:
+    journal.begin_commit(SCOPE, make_commit())
+    connection_of(journal).execute("UPDATE commits SET fingerprint = ?", (b"f1",))
+    assert journal.pending_commits(SCOPE, "f1") == [make_commit()]
+    journal.end_commit(SCOPE, make_commit(push_id="another"))
+    assert journal.pending_commits(SCOPE, "f1") == [make_commit()]
+    journal.end_commit(SCOPE, make_commit())
+    assert journal.pending_commits(SCOPE, "f1") == []
 
 
 def test_a_commit_that_an_earlier_version_wrote_is_read() -> None:
@@ -45,13 +102,13 @@ def test_a_commit_of_the_future_is_still_looked_for(journal: Journal, clock: Fak
     clock.now -= DAY / 2  # believing too much costs a look at the head, too little a second commit
     journal.begin_commit(SCOPE, make_commit())
     assert journal.expire() == 0
-    assert journal.pending_commit(SCOPE, "f1") == make_commit()
+    assert journal.pending_commits(SCOPE, "f1") == [make_commit()]
 
 
 def test_a_damaged_commit_is_none(journal: Journal) -> None:
     journal.begin_commit(SCOPE, make_commit())
     connection_of(journal).execute("UPDATE commits SET details = x'00'")
-    assert journal.pending_commit(SCOPE, "f1") is None
+    assert journal.pending_commits(SCOPE, "f1") == []
 
 
 def test_commits_expire(journal: Journal, clock: FakeClock) -> None:
@@ -60,7 +117,7 @@ def test_commits_expire(journal: Journal, clock: FakeClock) -> None:
     journal.begin_commit(SCOPE, make_commit("new", created_at=clock.now))
     clock.now += 4 * DAY
     assert journal.expire() == 1
-    assert journal.pending_commit(SCOPE, "new") is not None
+    assert len(journal.pending_commits(SCOPE, "new")) == 1
 
 
 def test_entries_show_what_is_open_oldest_first_without_credentials(journal: Journal) -> None:

@@ -141,7 +141,7 @@ def test_random_damage_never_stops_a_push(tmp_path: Path, clock: FakeClock) -> N
             if upload is not None:
                 assert upload.part_urls == make_upload(parts=200).part_urls
                 assert upload.etags.items() <= {1: "e1", 2: "e2"}.items()
-            assert journal.pending_commit(SCOPE, "f1") in (None, make_commit())
+            assert journal.pending_commits(SCOPE, "f1") in ([], [make_commit()])
             journal.begin_upload(SCOPE, make_upload())
             journal.part_stored(SCOPE, SHA, 3, "e3")
             journal.begin_commit(SCOPE, make_commit())
@@ -235,7 +235,7 @@ def test_the_log_of_a_missing_database_is_dropped(tmp_path: Path, clock: FakeClo
     database_file(tmp_path).with_name("journal.sqlite3-wal").write_bytes(log)
     with Journal.open(tmp_path, clock=clock) as journal:
         assert journal.disabled_reason is None
-        assert journal.pending_commit(SCOPE, "f1") is None
+        assert journal.pending_commits(SCOPE, "f1") == []
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 5000], ids=["emptied", "garbage"])
@@ -286,7 +286,7 @@ def test_files_set_aside_have_different_names(
 
 def test_a_fault_that_is_no_damage_sets_nothing_aside(journal: Journal, tmp_path: Path) -> None:
     connection_of(journal).execute("DROP TABLE commits")
-    journal.end_commit(SCOPE, "f1")
+    journal.end_commit(SCOPE, make_commit())
     assert journal.disabled_reason is not None
     assert set_aside(tmp_path) == []
 
@@ -331,7 +331,7 @@ def test_a_large_journal_is_checked_after_a_crash(
         writer.execute("ROLLBACK")
     with Journal.open(tmp_path / "power cut", clock=clock) as journal:
         assert journal.hash_of("/folder/7", make_identity(), "sha256") == f"{7:064x}"
-        journal.end_commit(SCOPE, "f1")
+        journal.end_commit(SCOPE, make_commit())
         assert journal.disabled_reason is None
     assert len(checks) == 1
     Journal.open(tmp_path / "power cut", clock=clock).close()

@@ -23,6 +23,7 @@ KINDS = st.sampled_from(["sha256", "git"])
 SCOPES = st.sampled_from(["one", "two"])
 OIDS = st.sampled_from(["ab" * 32, "cd" * 32])
 FINGERPRINTS = st.sampled_from(["f", "g"])
+PUSH_IDS = st.text(max_size=5) | st.sampled_from(["push-1", "push-2"])
 ETAGS = st.text(max_size=5) | st.sampled_from(['"d41d8"', "\udcff"])
 PARTS = st.integers(1, 4)
 
@@ -36,7 +37,7 @@ class JournalModel(RuleBasedStateMachine):
         self.current = 0
         self.hashes: dict[tuple[str, str], tuple[FileIdentity, str, float]] = {}
         self.uploads: dict[tuple[str, str], OpenUpload] = {}
-        self.commits: dict[tuple[str, str], PendingCommit] = {}
+        self.commits: dict[tuple[str, str, str], PendingCommit] = {}
         # Which upload each journal means: the objects are told apart by identity.
         self.meant: list[dict[tuple[str, str], object]] = [{}, {}]
         self.generation: dict[tuple[str, str], object] = {}
@@ -113,16 +114,16 @@ class JournalModel(RuleBasedStateMachine):
         self.uploads.pop((scope, oid), None)
         self.meant[self.current].pop((scope, oid), None)
 
-    @rule(scope=SCOPES, fingerprint=FINGERPRINTS, push_id=st.text(max_size=5))
+    @rule(scope=SCOPES, fingerprint=FINGERPRINTS, push_id=PUSH_IDS)
     def begin_commit(self, scope: str, fingerprint: str, push_id: str) -> None:
         commit = PendingCommit(push_id, fingerprint, self.clock.now)
         self.journal.begin_commit(scope, commit)
-        self.commits[scope, fingerprint] = commit
+        self.commits[scope, fingerprint, push_id] = commit
 
-    @rule(scope=SCOPES, fingerprint=FINGERPRINTS)
-    def end_commit(self, scope: str, fingerprint: str) -> None:
-        self.journal.end_commit(scope, fingerprint)
-        self.commits.pop((scope, fingerprint), None)
+    @rule(scope=SCOPES, fingerprint=FINGERPRINTS, push_id=PUSH_IDS)
+    def end_commit(self, scope: str, fingerprint: str, push_id: str) -> None:
+        self.journal.end_commit(scope, PendingCommit(push_id, fingerprint, self.clock.now))
+        self.commits.pop((scope, fingerprint, push_id), None)
 
     @rule()
     def expire(self) -> None:
@@ -156,8 +157,13 @@ class JournalModel(RuleBasedStateMachine):
             assert self.journal.hash_of(path, replace(identity, inode=3), kind) is None
         for scope in ("one", "two"):
             for fingerprint in ("f", "g"):
-                commit = self.commits.get((scope, fingerprint))
-                assert self.journal.pending_commit(scope, fingerprint) == commit
+                expected = [
+                    commit
+                    for key, commit in self.commits.items()
+                    if key[:2] == (scope, fingerprint)
+                ]
+                found = self.journal.pending_commits(scope, fingerprint)
+                assert sorted(found, key=repr) == sorted(expected, key=repr)
         stats = self.journal.stats()
         assert stats.hashes == len(self.hashes)
         assert stats.uploads == len(self.uploads)

@@ -27,7 +27,7 @@ USES = {
     "find an upload": lambda journal: journal.find_upload(SCOPE, SHA),
     "begin an upload": lambda journal: journal.begin_upload(SCOPE, make_upload()),
     "end an upload": lambda journal: journal.end_upload(SCOPE, SHA),
-    "find a commit": lambda journal: journal.pending_commit(SCOPE, "f1"),
+    "find a commit": lambda journal: journal.pending_commits(SCOPE, "f1"),
     "read the statistics": lambda journal: journal.entries(),
     "clear": lambda journal: journal.clear(),
 }

@@ -42,8 +42,9 @@ def churn(journal: Journal, name: str) -> None:
     journal.remember_hash(f"/{name}", make_identity(), "sha256", "ab" * 32)
     journal.begin_upload(SHARED_SCOPE, make_upload("cd" * 32, parts=2, started_at=time.time()))
     journal.part_stored(SHARED_SCOPE, "cd" * 32, 1, "etag")
-    journal.begin_commit(SHARED_SCOPE, make_commit(created_at=time.time()))
-    journal.end_commit(SHARED_SCOPE, "f1")
+    commit = make_commit(created_at=time.time())
+    journal.begin_commit(SHARED_SCOPE, commit)
+    journal.end_commit(SHARED_SCOPE, commit)
     journal.end_upload(SHARED_SCOPE, "cd" * 32)
 
 

@@ -179,7 +179,7 @@ class TestTerminal:
         scene.screen.step()
         shown = terminal.shown()
         assert [line.split()[1] for line in shown[:2]] == ["me/0", "me/1"]
-        assert shown[2] == "  … and 7 more pushes"
+        assert shown[2] == "  … and 7 more"
         for view in views:
             scene.end(view)
 

@@ -79,11 +79,11 @@ TABLE: dict[str, tuple[Exception, bool, bool, str]] = {
     "timeout": (TimeoutError(), True, False, "stall_timeout"),
     "stall": (StalledError("no byte"), True, False, "stall_timeout"),
     "read timeout": (aiohttp.SocketTimeoutError("slow"), True, False, "stall_timeout"),
-    "disconnected": (aiohttp.ServerDisconnectedError(), True, False, "push again"),
-    "reset": (ConnectionResetError(errno.ECONNRESET, "reset"), True, False, "push again"),
-    "reset, by aiohttp": (aiohttp.ClientOSError(errno.EPIPE, "pipe"), True, False, "push again"),
-    "cut off": (aiohttp.ClientPayloadError("not enough data"), True, False, "push again"),
-    "end of file": (EOFError(), True, False, "push again"),
+    "disconnected": (aiohttp.ServerDisconnectedError(), True, False, "try again"),
+    "reset": (ConnectionResetError(errno.ECONNRESET, "reset"), True, False, "try again"),
+    "reset, by aiohttp": (aiohttp.ClientOSError(errno.EPIPE, "pipe"), True, False, "try again"),
+    "cut off": (aiohttp.ClientPayloadError("not enough data"), True, False, "try again"),
+    "end of file": (EOFError(), True, False, "try again"),
 }
 
 

@@ -749,8 +749,7 @@ async def test_bandwidth_is_bounded(peer: Peer, threads: ThreadPoolExecutor) -> 
         async with anyio.create_task_group() as group:
             for number in range(2):
                 group.start_soon(sending.send, content, content.part(f"{peer.url}/{number}"))
-        # 0.5 MiB at 2 MiB/s, less the burst of a twentieth of a second.
-        assert time.monotonic() - began >= 0.25 - 0.05 - 0.01
+        assert time.monotonic() - began >= 0.25  # 0.5 MiB at 2 MiB/s
 
 
 async def test_waiting_for_bandwidth_is_not_a_stall(

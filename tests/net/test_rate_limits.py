@@ -7,8 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncpush.net.rate_limits import Bandwidth
+from asyncpush.transfers.xet.engine import READ_BURST
 from tests.fake_clock import FakeClock, let_tasks_run
 
 
@@ -74,7 +77,51 @@ async def test_unsent_bytes_delay_nobody() -> None:
     bandwidth._sleep = clock.sleep
     before = clock.now
     await bandwidth.take(1000)
-    assert clock.now - before == pytest.approx(0.95)
+    assert clock.now - before == pytest.approx(1)
+
+
+@pytest.mark.parametrize("burst", [0.05, READ_BURST], ids=["LFS", "Xet"])
+async def test_six_megabytes_take_no_less_than_their_time(burst: float) -> None:
+    """The bucket is empty to begin with, whatever it may hold later."""
+    clock = FakeClock()
+    bandwidth = Bandwidth(1.2e6, burst=burst, clock=clock, sleep=clock.sleep)
+    began = clock.now
+    for _ in range(24):
+        await bandwidth.take(250_000)
+    assert clock.now - began == pytest.approx(5)
+
+
+@given(
+    burst=st.sampled_from([0.05, READ_BURST]),
+    steps=st.lists(
+        st.tuples(st.integers(1, 5000), st.floats(0, 3) | st.just(0.0)), min_size=1, max_size=40
+    ),
+)
+def test_in_no_period_is_more_sent_than_promised(
+    burst: float, steps: list[tuple[int, float]]
+) -> None:
+    rate = 1000.0
+
+    async def send() -> tuple[float, list[tuple[float, int]]]:
+        clock = FakeClock()
+        bandwidth = Bandwidth(rate, burst=burst, clock=clock, sleep=clock.sleep)
+        began, sent = clock.now, list[tuple[float, int]]()
+        for amount, pause in steps:
+            await bandwidth.take(amount)
+            sent.append((clock.now, amount))
+            clock.now += pause
+        return began, sent
+
+    began, sent = asyncio.run(send())
+    for start, (since, waiting) in enumerate(sent):
+        total = 0
+        for until, amount in sent[start:]:
+            total += amount
+            assert total <= rate * (until - since + burst) + waiting + 1e-3
+    total = 0
+    for until, amount in sent:
+        total += amount
+        assert total <= rate * (until - began) + 1e-3
 
 
 async def test_without_a_rate_nothing_waits() -> None:

@@ -124,6 +124,20 @@ async def test_header_names_come_in_lower_case_and_the_body_whole(
     assert response.url == f"{peer.url}/api/thing"
 
 
+@pytest.mark.parametrize("sent", ["Zugang ü".encode(), "Zugang ü".encode("latin-1")])
+async def test_headers_in_either_encoding_are_text(sent: bytes, recorded: EventRecorder) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nX-Error-Message: "
+        writer.write(head + sent + b"\r\n\r\n")
+        await writer.drain()
+
+    async with stream_server(refuse) as url, session_to(url) as session:
+        with pytest.raises(HubError, match="Zugang ü") as caught:
+            await session.ask(ask_for(), json_object, recorded.events)
+    assert caught.value.headers["x-error-message"] == "Zugang ü"
+
+
 async def test_a_quoted_path_goes_out_as_it_is(
     session: HubSession, peer: Peer, recorded: EventRecorder
 ) -> None:
@@ -225,6 +239,30 @@ async def test_upload_retry_on_network_error(
     assert len(peer.seen) == 4
     assert clock.slept == [0.25, 0.5, 1.0]
     assert [failure.status for failure in recorded.of(RequestFailed)] == [None, None, None]
+
+
+async def test_a_server_that_answers_once_on_each_connection_is_asked_again_on_another(
+    recorded: EventRecorder,
+) -> None:
+    """It does not say so: each look for what a POST has done leaves a connection that seems to be
+    open."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST"):
+            await reader.readexactly(7)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await reader.read(1)
+
+    async with stream_server(once) as url, session_to(url, max_retries=1) as session:
+
+        async def look(failure: HubError) -> None:
+            await session.ask(ask_for(), json_object, recorded.events)
+
+        await session.ask(ask_for(), json_object, recorded.events)
+        assert await session.ask(post(), json_object, recorded.events, reconcile=look) == {}
+    assert len(recorded.of(RequestFailed)) == 1
 
 
 @pytest.mark.parametrize("fault", [reply(500), reset], ids=["500", "reset"])

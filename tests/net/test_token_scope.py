@@ -132,9 +132,10 @@ async def test_a_redirect_from_post_to_get_is_refused(
     session: HubSession, peer: Peer, recorded: EventRecorder, status: int
 ) -> None:
     peer.script(redirect(status, "/api/renamed"))
-    with pytest.raises(ProtocolError, match="drop the body"):
+    with pytest.raises(ProtocolError, match="drop the body") as caught:
         await session.ask(ask_for(method="POST", body=b"body"), whole, recorded.events)
     assert len(peer.seen) == 1
+    assert "use its new name" in caught.value.suggestion
 
 
 @pytest.mark.parametrize("status", REDIRECTS)

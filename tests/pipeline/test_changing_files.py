@@ -79,7 +79,7 @@ async def test_a_settled_folder_is_pushed_correctly(
     faults.hooks["part"] = lambda: rewrite(source / "model.bin")
     with pytest.raises(SourceChangedError) as caught:
         await uploader.push_to_hub("me/m", source)
-    assert "push again" in caught.value.suggestion
+    assert "try again" in caught.value.suggestion
 
     await uploader.push_to_hub("me/m", source)
     assert await download(hub, "me/m") == {

@@ -212,7 +212,7 @@ async def test_a_refusal_on_an_unmoved_branch_suggests_a_pr(
 
     with pytest.raises(CommitConflictError, match="the branch has not moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"}, PushOptions(create_pr=True))
-    assert "push again later" in caught.value.suggestion
+    assert "try again later" in caught.value.suggestion
 
 
 async def test_a_constantly_moving_branch_is_an_error(
@@ -308,7 +308,7 @@ async def test_a_timeout_says_how_long_it_was(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("create", "stall before reading")
-    with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: push again"):
+    with pytest.raises(TimeoutError, match=r"longer than its timeout of 0\.2 s: try again"):
         await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=0.2))
     assert "timeout of 0.2 s" in recorded.of(PushFailed)[0].error
 
@@ -317,7 +317,7 @@ async def test_a_timeout_says_that_the_commit_may_exist(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "done, answer never sent")
-    with pytest.raises(TimeoutError, match="not confirmed: it may have been made: push again"):
+    with pytest.raises(TimeoutError, match="not confirmed: it may have been made: try again"):
         await uploader.push_to_hub("me/m", {"a": b"1"}, PushOptions(timeout=1))
     assert "may have been made" in recorded.of(PushFailed)[0].error
 

@@ -128,6 +128,50 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
     assert {"first.txt", "ours.bin"} <= await files_of(hub, "me/m")
 
 
+@pytest.mark.parametrize("refusal", ["404", "501", "500"])
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("412 as if someone came first", 1),
+        ("done, then reset", 1),
+        ("done, then 504", 1),
+        ("413", 0),
+    ],
+)
+async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
+    kind: str, made: int, refusal: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The branch's own files show what was committed."""
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+        before = len(await commits_of(hub, "me/m"))
+        faults.add("commits", refusal, times=99)
+        faults.add("commit", kind, nth=2)
+        if not made:
+            with pytest.raises(HubError, match="commit failed"):
+                await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+        else:
+            result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+            assert result.files_uploaded == ("ours.txt",)
+            assert result.commit_sha == await head_of(hub, "me/m")
+        faults.rules.clear()
+        assert len(await commits_of(hub, "me/m")) == before + made
+
+
+@pytest.mark.parametrize("refusal", ["404", "501"])
+async def test_a_commit_that_did_not_land_is_made_where_commits_are_not_listed(
+    refusal: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    before = len(await commits_of(hub, "me/m"))
+    faults.add("commits", refusal, times=99)
+    faults.add("commit", "reset after the body", nth=2)
+    result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+    assert result.commit_sha == await head_of(hub, "me/m")
+    faults.rules.clear()
+    assert len(await commits_of(hub, "me/m")) == before + 1
+
+
 async def test_a_retried_commit_is_reported_as_such(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
@@ -393,6 +437,63 @@ async def test_a_commit_landing_after_the_last_attempt_succeeds(
     assert result.files_uploaded == ("a.txt",)
     assert result.commit_sha == await head_of(hub, "me/m")
     assert len(await commits_of(hub, "me/m")) == 3
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
+async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
+    status: int,
+    hub: LocalHub,
+    uploader: Uploader,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hook of the Hub, or a proxy in front of it, fails after the commit."""
+
+    async def refuse(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await handler(request)
+        return web.json_response({"error": "hook failed"}, status=status)
+
+    monkeypatch.setitem(KINDS, "done, then refused", refuse)
+    faults.add("commit", "done, then refused")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert result.warnings == (
+        f"the Hub made the commit, but answered {status}: commit failed: hook failed",
+    )
+
+
+@pytest.mark.parametrize("kind", ["401", "403", "409 another commit", "429 hours"])
+async def test_a_lost_answer_is_not_forgotten_when_the_next_attempt_is_refused(
+    kind: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit lands after that refusal."""
+    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "commits", after=3))
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        faults.add("commit", "lands late")
+        faults.add("commit", kind, nth=2, times=9)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_refused_commit_is_reported_as_refused(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    """Also where the branch cannot be looked at."""
+    faults.add("commit", "422")
+    faults.add("commits", "403", times=9)
+    with pytest.raises(HubError) as caught:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert caught.value.status == 422
+    assert caught.value.__cause__ is None
+    assert not hasattr(caught.value, "__notes__")
 
 
 async def test_a_late_pull_request_is_used(

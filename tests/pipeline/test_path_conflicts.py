@@ -29,10 +29,10 @@ async def repo(uploader: Uploader, faults: FaultLayer) -> str:
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("weights/model.bin", "'weights/model.bin' cannot be pushed: 'weights' is a file"),
-        ("weights/deep/er.bin", "'weights/deep/er.bin' cannot be pushed: 'weights' is a file"),
-        ("logs", "'logs' cannot be pushed: it is a folder"),
-        ("logs/1", "'logs/1' cannot be pushed: it is a folder"),
+        ("weights/model.bin", "'weights/model.bin' cannot be added: 'weights' is a file"),
+        ("weights/deep/er.bin", "'weights/deep/er.bin' cannot be added: 'weights' is a file"),
+        ("logs", "'logs' cannot be added: it is a folder"),
+        ("logs/1", "'logs/1' cannot be added: it is a folder"),
     ],
 )
 async def test_a_path_conflict_is_reported_before_a_byte_moves(
@@ -77,7 +77,7 @@ async def test_deletions_of_the_same_push_make_room(
 async def test_deletions_that_leave_something_there_make_no_room(
     repo: str, uploader: Uploader
 ) -> None:
-    with pytest.raises(SourceError, match="'logs' cannot be pushed"):
+    with pytest.raises(SourceError, match="'logs' cannot be added"):
         await uploader.push_to_hub(repo, {"logs": b"l"}, PushOptions(delete_patterns="logs/b"))
 
 
@@ -109,7 +109,7 @@ async def test_a_conflict_in_a_series_hides_no_commit(
     try:
         faults.add("commit", "theirs first", nth=faults.seen["commit"] + 2)
         options = replace(dev, max_files_per_commit=1)
-        with pytest.raises(SourceError, match=r"'b\.txt' cannot be pushed") as caught:
+        with pytest.raises(SourceError, match=r"'b\.txt' cannot be added") as caught:
             await uploader.push_to_hub("me/m", {"a.txt": b"a", "b.txt": b"b"}, options)
     finally:
         del KINDS["theirs first"]

@@ -225,7 +225,7 @@ async def test_a_push_of_ignored_files_alone_warns(
     else:
         await uploader.push_to_hub("me/model", source, PushOptions(dry_run=how == "dry run"))
 
-    assert "nothing to push: all 2 files are ignored by a .gitignore" in caplog.text
+    assert "nothing to upload: all 2 files are ignored by a .gitignore" in caplog.text
 
 
 async def test_files_are_ignored_also_where_the_hub_shows_none(
@@ -539,6 +539,17 @@ async def test_the_head_is_looked_at_while_the_card_is_checked(
 async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> None:
     result = await uploader.push_to_hub("me/m", {"README.md": b"# no metadata\n"})
     assert any("README.md" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("kind", ["404", "405", "501"])
+async def test_a_hub_that_does_not_check_cards_is_pushed_to(
+    kind: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("validate-yaml", kind)
+    result = await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: mit\n---\n"})
+    assert result.warnings == (
+        f"README.md: this Hub does not check metadata before a push (HTTP {kind})",
+    )
 
 
 async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:

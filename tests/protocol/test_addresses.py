@@ -169,7 +169,7 @@ def test_what_can_hardly_be_meant_is_refused(text: str, expected: str) -> None:
     [
         ("hf://dataset/me/d", "'dataset' is not a repo type"),
         ("https://[huggingface.co/me/m", "it is not a valid URL"),
-        (f"{PUBLIC}/me/m/settings", "files cannot be pushed to a /settings/ page"),
+        (f"{PUBLIC}/me/m/settings", "files cannot be written to a /settings/ page"),
         ("hf://me/m@refs/heads/main", "the only revisions under refs/ are refs/pr/NUMBER"),
         ("hf://me/m//sub", "its path contains an empty name, //"),
         (f"{PUBLIC}/me", "it does not contain namespace/name"),

@@ -18,6 +18,7 @@ from asyncpush.errors import (
 )
 from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
+    check_done,
     failure_of,
     in_words,
     is_lfs_pointer_missing,
@@ -57,6 +58,25 @@ def failure(
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[1]",
+        "null",
+        "ok",
+        '{"success": true, "error": null}',
+        '{"oid": "a", "size": 1}',
+        "<html>stored</html>",
+        "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>",
+        "<Errors/>",
+    ],
+)
+def test_what_reports_no_error_is_done(body: str) -> None:
+    check_done(HubResponse(200, {}, body.encode(), "https://h/api/x"))
+
+
+@pytest.mark.parametrize(
     ("error", "kind", "retryable", "suggestion"),
     [
         pytest.param(failure(400), HubError, False, "message above", id="400"),
@@ -93,6 +113,20 @@ def failure(
             False,
             "the branch does not exist in me/m",
             id="404 RevisionNotFound of a call that names no branch",
+        ),
+        pytest.param(
+            failure(404, call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 bucket",
+        ),
+        pytest.param(
+            failure(404, "RepoNotFound", call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 RepoNotFound bucket",
         ),
         pytest.param(
             failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"
@@ -183,7 +217,7 @@ def failure(
         pytest.param(failure(504), HubError, True, "has a problem", id="504"),
         pytest.param(failure(507), HubError, False, "disk of the Hub", id="507"),
         pytest.param(failure(403, call="part"), HubError, False, "date -u", id="part 403"),
-        pytest.param(failure(400, call="complete"), HubError, False, "proxy", id="complete 400"),
+        pytest.param(failure(400, call="complete"), HubError, False, "new URLs", id="complete 400"),
         pytest.param(failure(400, said=BUSY, call="part"), HubError, True, "", id="part, slow S3"),
         pytest.param(failure(503, call="part"), HubError, True, "has a problem", id="part 503"),
         pytest.param(failure(429, call="part"), RateLimitedError, True, "", id="part 429"),
@@ -225,9 +259,10 @@ def test_an_answer_becomes_an_error_that_says_what_next(
                 said="<Error><Message>Request has expired</Message></Error>",
                 headers={"date": "Thu, 01 Jan 1970 00:00:01 GMT"},
             ),
-            "expired: push again",
+            "expired: try again",
             id="expired",
         ),
+        pytest.param(failure(307, call="part"), "redirects the data", id="part 307"),
         pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
         pytest.param(
             failure(429, headers={"retry-after": "90"}),
@@ -340,7 +375,7 @@ def test_a_commit_of_objects_that_are_gone(status: int, said: str) -> None:
 
     assert is_lfs_pointer_missing(error)
     assert "lost objects" in error.suggestion
-    assert "push again" in error.suggestion
+    assert "try again" in error.suggestion
     assert not is_lfs_pointer_missing(failure(status))
     assert not is_lfs_pointer_missing(failure(500, said="LFS pointer"))
 

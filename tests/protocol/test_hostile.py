@@ -141,7 +141,7 @@ def test_a_missing_lfs_object_is_no_missing_repo() -> None:
     error = failure(404, b'{"error": "LFS pointer aaaa does not exist"}')
     assert not isinstance(error, RepoNotFoundError)
     assert is_lfs_pointer_missing(error)
-    assert "push again" in error.suggestion
+    assert "try again" in error.suggestion
 
 
 @pytest.mark.parametrize("status", [520, 521, 522, 523, 524])

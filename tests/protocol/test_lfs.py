@@ -94,6 +94,11 @@ def test_a_multipart_answer_becomes_parts_in_order(keys: list[str]) -> None:
     )
 
 
+@pytest.mark.parametrize("chunk_size", ["10", 10, 10.0])
+def test_a_part_size_may_be_text_or_a_number(chunk_size: Any) -> None:
+    assert multipart_of(multipart("1", "2", "3", chunk_size=chunk_size)).chunk_size == 10
+
+
 def test_parts_ten_and_on_are_sorted_as_numbers() -> None:
     upload = multipart_of(multipart(*map(str, range(1, 26)), chunk_size=1))
 

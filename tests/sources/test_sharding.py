@@ -197,7 +197,7 @@ async def test_what_cannot_be_split_is_told_before_anything_moves(
     with pytest.raises(SourceError, match=problem) as caught:
         async with collecting(files, max_shard_size=10):
             pass
-    assert "push without max_shard_size" in caught.value.suggestion
+    assert "leave out max_shard_size" in caught.value.suggestion
 
 
 async def test_a_bad_file_is_named_by_where_it_lies(collecting: Collect, tmp_path: Path) -> None:

@@ -538,7 +538,7 @@ def test_files_of_a_killed_process_are_removed(spool_dir: Path) -> None:
 def test_other_things_in_the_folder_are_left_alone(spool_dir: Path) -> None:
     theirs = spool_dir / "asyncpush-spool-another.machine-x"
     theirs.mkdir()
-    link = spool_dir / f"{scratch._PREFIX}link"
+    link = spool_dir / f"{scratch._scratch_prefix()}link"
     link.symlink_to(theirs)
     ScratchFolder(spool_dir).remove()
     assert set(spool_dir.iterdir()) == {theirs, link}

@@ -282,7 +282,7 @@ def test_the_message_shows_some_problems_and_counts_the_rest(tmp_path: Path) -> 
 
     text = str(caught.value)
     assert len(caught.value.problems) == 30
-    assert text.startswith("30 problems with the files to push:\n")
+    assert text.startswith("30 problems with the files:\n")
     assert "broken-19" in text
     assert "broken-20" not in text
     assert "… and 10 more; .problems lists all\n  next: " in text
@@ -485,6 +485,15 @@ def test_an_empty_folder_alone_is_a_problem(
     deleting = gather(empty, delete_patterns="*")
     assert deleting.files == []
     assert deleting.report.notices == (f"folder '{empty}' contains no files",)
+
+
+def test_a_folder_without_files_to_push_names_what_is_never_pushed(tmp_path: Path) -> None:
+    fill(tmp_path, ".git/config", "sub/__pycache__/a.pyc")
+
+    assert problems(tmp_path) == (
+        f"folder '{tmp_path}' contains no files besides '.git/', 'sub/__pycache__/', which no push"
+        " includes",
+    )
 
 
 def test_a_folder_that_holds_skipped_links_alone_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ is a child of whatever span is current where it is started:
 ===================  ============================================================================
 span                 lasts
 ===================  ============================================================================
-`asyncpush.push`     from the first event of a push to its last
+`asyncpush.push`     from the first event of a push to its last; also of a sync, a copy and the
+                     others: its attribute `asyncpush.operation` says which
 `asyncpush.hash`     while a file is hashed, if that takes 50 ms or more
 `asyncpush.file`     from the decision to send a file by itself until the store has confirmed it
 `asyncpush.part`     one part, all its attempts
@@ -32,7 +33,8 @@ metric                          kind, unit                 counts
 `asyncpush.parts.in_flight`     up-down counter, {part}    parts being sent now
 `asyncpush.part.duration`       histogram, s               parts that the store took
 `asyncpush.part.throughput`     histogram, By/s            parts that the store took
-`asyncpush.push.duration`       histogram, s               pushes, by `error.type` if they failed
+`asyncpush.push.duration`       histogram, s               pushes, by `asyncpush.operation`, and
+                                                           by `error.type` if they failed
 ==============================  =========================  ======================================
 
 Conventions: https://opentelemetry.io/docs/specs/semconv/http/ (stable names).

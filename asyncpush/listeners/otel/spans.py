@@ -64,6 +64,7 @@ class PushSpans:
             "asyncpush.push",
             attributes={
                 "asyncpush.push_id": record.push_id,
+                "asyncpush.operation": event.operation,
                 "asyncpush.repo_id": event.repo_id,
                 "asyncpush.repo_type": event.repo_type,
                 "asyncpush.revision": event.revision,
@@ -286,6 +287,7 @@ class PushSpans:
         else:
             self._root.set_attribute("asyncpush.files_uploaded", event.files_uploaded)
             self._root.set_attribute("asyncpush.bytes_transferred", event.bytes_transferred)
+        outcome["asyncpush.operation"] = event.operation
         self._meters.push_duration.record(record.time - self._began, outcome)
         self._end(self._root, record)
 

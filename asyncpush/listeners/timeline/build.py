@@ -33,6 +33,8 @@ class _Push:
     started: float
     latest: float
     repo_id: str = ""
+    operation: str = "push"
+    in_bucket: bool = False
     outcome: Outcome = "unfinished"
     error: str = ""
     positions: bool = False
@@ -99,7 +101,10 @@ class Builder:
         pass
 
     def _push_started(self, moment: Moment, push: int, now: float) -> None:
-        self._pushes[moment.push_id].repo_id = moment.text("repo_id")
+        push_of = self._pushes[moment.push_id]
+        push_of.repo_id = moment.text("repo_id")
+        push_of.operation = moment.text("operation") or "push"
+        push_of.in_bucket = moment.text("repo_type") == "bucket"
 
     def _push_finished(self, moment: Moment, push: int, now: float) -> None:
         self._pushes[moment.push_id].outcome = "done"
@@ -303,6 +308,8 @@ class Builder:
             PushTrack(
                 push_id=p.push_id,
                 repo_id=p.repo_id,
+                operation=p.operation,
+                in_bucket=p.in_bucket,
                 start=p.started,
                 end=p.latest,
                 outcome=p.outcome,

@@ -419,13 +419,18 @@ def headline(timeline: Timeline) -> str:
     """What was pushed, and the outcome."""
     pushes = timeline.pushes
     if len(pushes) == 1:
-        return f"{pushes[0].repo_id or 'a push'}: {pushes[0].outcome}"
+        push = pushes[0]
+        operation = "" if push.operation == "push" else f"{push.operation} "
+        return f"{push.repo_id or 'a push'}: {operation}{push.outcome}"
     counts = [
         f"{sum(push.outcome == outcome for push in pushes):,} {outcome}"
         for outcome in ("done", "failed", "cancelled", "unfinished")
         if any(push.outcome == outcome for push in pushes)
     ]
-    return f"{len(pushes):,} pushes: {', '.join(counts)}" if pushes else "no push"
+    if not pushes:
+        return "no push"
+    only_pushes = all(push.operation == "push" for push in pushes)
+    return f"{len(pushes):,} {'pushes' if only_pushes else 'operations'}: {', '.join(counts)}"
 
 
 def facts(timeline: Timeline) -> str:
@@ -434,7 +439,8 @@ def facts(timeline: Timeline) -> str:
     words = [f"{format_bytes(timeline.bytes_sent)} sent in {format_seconds(seconds)}"]
     if seconds > 0:
         words[0] += f" ({format_rate(timeline.bytes_sent / seconds)})"
-    words.append(format_count(len(timeline.files), "LFS file"))
+    to_buckets = any(push.in_bucket for push in timeline.pushes)
+    words.append(format_count(len(timeline.files), "file" if to_buckets else "LFS file"))
     words.append(format_count(timeline.parts, "part"))
     if timeline.retries:
         words.append(format_count(timeline.retries, "failed attempt"))

@@ -65,7 +65,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class PushTrack:
-    """One push of the timeline."""
+    """One push of the timeline, or another operation."""
 
     push_id: str
     repo_id: str
@@ -73,6 +73,8 @@ class PushTrack:
     end: float
     outcome: Outcome
     error: str = ""
+    operation: str = "push"
+    in_bucket: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,8 @@ def import_hf_xet() -> Any:
     """The module. Raises `ImportError`.
 
     While it is imported, hf_xet opens a log file in its cache folder, or logs to the terminal if it
-    cannot. We send its log nowhere, unless the user asks for it.
+    cannot. A thread then deletes old logs, for which it reads `/proc` with up to half of the file
+    descriptors that the process may have. We send its log nowhere, unless the user asks for it.
     """
     with _importing:
         if "hf_xet" not in sys.modules and os.name == "posix" and not _asks_for_log():
@@ -90,6 +91,7 @@ def library() -> TransferLibrary:
         label="Xet",
         distribution="hf-xet",
         module="hf_xet",
+        load=import_hf_xet,
         switch=SWITCH,
         installed=is_installed(),
         disabled=is_disabled(),

@@ -63,6 +63,8 @@ class XetStallDetector:
         self._attempt = attempt
         self._shared = shared or SharedProgress()
         self._last = time.monotonic()
+        self._others_last = 0.0
+        """The last progress of the others, later if the event loop did not run since."""
         self._seen: object = None
         self._all_sent = False
         self.sent = 0
@@ -78,7 +80,9 @@ class XetStallDetector:
 
     def ran_late(self, seconds: float) -> None:
         """Note that the event loop, and perhaps the whole process, did not run for so long."""
-        self._last = min(self._last + seconds, time.monotonic())
+        now = time.monotonic()
+        self._last = min(self._last + seconds, now)
+        self._others_last = min(max(self._others_last, self._shared.last) + seconds, now)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -127,7 +131,8 @@ class XetStallDetector:
             return self.limit
         if left <= 0:
             allowed = self._last + WAIT_FOR_OTHERS * self.limit
-            left = min(self._shared.last + self.limit, allowed) - time.monotonic()
+            others_last = max(self._others_last, self._shared.last)
+            left = min(others_last + self.limit, allowed) - time.monotonic()
         return max(0.0, left)
 
 
