@@ -138,7 +138,7 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
         ("413", 0),
     ],
 )
-async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
+async def test_a_hub_that_lists_no_commits_can_be_used(
     kind: str, made: int, refusal: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """The branch's own files show what was committed."""
@@ -159,7 +159,7 @@ async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
 
 
 @pytest.mark.parametrize("refusal", ["404", "501"])
-async def test_a_commit_that_did_not_land_is_made_where_commits_are_not_listed(
+async def test_a_lost_commit_is_made_again_without_a_commit_list(
     refusal: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -440,7 +440,7 @@ async def test_a_commit_landing_after_the_last_attempt_succeeds(
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
+async def test_a_made_commit_with_a_refusal_is_a_success(
     status: int, hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("commit", f"done, then {status}")
@@ -452,7 +452,7 @@ async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
 
 
 @pytest.mark.parametrize("kind", ["401", "403", "409 another commit", "429 hours"])
-async def test_a_lost_answer_is_not_forgotten_when_the_next_attempt_is_refused(
+async def test_a_refusal_after_a_lost_answer_does_not_hide_it(
     kind: str,
     hub: LocalHub,
     config: UploadConfig,
