@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -503,6 +503,24 @@ async def test_a_lost_answer_is_not_forgotten_when_the_next_attempt_is_refused(
         result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     assert result.files_uploaded == ("a.txt",)
     assert result.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_file_that_changes_after_a_lost_answer_hides_no_commit(
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first attempt lands late. The second one cannot be sent: the file is gone."""
+    folder = write({"a.txt": b"1" * 1000})
+    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "commits", after=3))
+    faults.add("commit", "lands late")
+    faults.hooks["commit"] = (folder / "a.txt").unlink
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        result = await uploader.push_to_hub("me/m", folder, PushOptions(on_change="error"))
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert (await download(hub, "me/m"))["a.txt"] == b"1" * 1000
 
 
 async def test_a_refused_commit_is_reported_as_refused(
