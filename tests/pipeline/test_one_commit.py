@@ -514,9 +514,15 @@ async def test_a_file_that_changes_after_a_lost_answer_hides_no_commit(
 ) -> None:
     """The first attempt lands late. The second one cannot be sent: the file is gone."""
     folder = write({"a.txt": b"1" * 1000})
-    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "commits", after=3))
-    faults.add("commit", "lands late")
-    faults.hooks["commit"] = (folder / "a.txt").unlink
+    landing = LandingLate(faults, "commits", after=3)
+
+    async def lose(layer: FaultLayer, request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await landing(layer, request, handler)
+        (folder / "a.txt").unlink()
+        return answer
+
+    monkeypatch.setitem(KINDS, "lands late, file lost", lose)
+    faults.add("commit", "lands late, file lost")
     async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
         result = await uploader.push_to_hub("me/m", folder, PushOptions(on_change="error"))
     assert result.commit_sha == await head_of(hub, "me/m")
