@@ -30,6 +30,7 @@ from asyncpush import (
     UploadConfig,
     Uploader,
     VerificationError,
+    push_to_hub,
 )
 from asyncpush.events import Committed, Emitter, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
@@ -527,6 +528,30 @@ async def test_a_file_that_changes_after_a_lost_answer_hides_no_commit(
         result = await uploader.push_to_hub("me/m", folder, PushOptions(on_change="error"))
     assert result.commit_sha == await head_of(hub, "me/m")
     assert (await download(hub, "me/m"))["a.txt"] == b"1" * 1000
+
+
+async def test_an_equal_commit_of_others_does_not_hide_a_refusal(
+    hub: LocalHub,
+    uploader: Uploader,
+    config: UploadConfig,
+    faults: FaultLayer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = {"a.txt": b"2"}
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    other = replace(config, cache_dir=tmp_path / "other")
+
+    async def lose(layer: FaultLayer, request: web.Request, handler: Handler) -> web.StreamResponse:
+        await request.read()
+        faults.rules.clear()
+        await push_to_hub("me/m", files, token=TOKEN, endpoint=hub.url, config=other)
+        return web.json_response({"error": "no"}, status=403)
+
+    monkeypatch.setitem(KINDS, "others come first, then 403", lose)
+    faults.add("commit", "others come first, then 403", nth=2)
+    with pytest.raises(AuthError, match="no"):
+        await uploader.push_to_hub("me/m", files)
 
 
 async def test_a_refused_commit_is_reported_as_refused(
