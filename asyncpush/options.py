@@ -9,7 +9,7 @@ from dataclasses import field
 from math import inf
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from asyncpush.lazy_dataclass import dataclass
 
@@ -67,6 +67,16 @@ def is_true(*variables: str, environ: Mapping[str, str] | None = None) -> bool:
     in the official client."""
     environ = os.environ if environ is None else environ
     return any(environ.get(name, "").strip().upper() in _YES for name in variables)
+
+
+NO_PROGRESS_VARIABLE = "HF_HUB_DISABLE_PROGRESS_BARS"
+
+
+def progress_is_shown(choice: ProgressChoice, stream: TextIO | None) -> bool:
+    """Whether the progress of pushes is shown on this stream, which is missing or closed in a
+    program without a terminal."""
+    there = stream is not None and not getattr(stream, "closed", False)
+    return choice != "none" and there and not is_true(NO_PROGRESS_VARIABLE)
 
 
 def endpoint_in_use(given: str | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 import uuid
 import zlib
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 
+from asyncpush import transfers
 from asyncpush.concurrency.task_groups import (
     ENOUGH_DESCRIPTORS,
     FairSlots,
@@ -46,11 +48,8 @@ from asyncpush.concurrency.threads import (
 from asyncpush.errors import AsyncPushError, HubError, os_reason
 from asyncpush.events import Emitter, Listener, Operation, TracingListener
 from asyncpush.journal import Journal, NullJournal
-from asyncpush.listeners.bars import preload
-from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.observation import observe_push
-from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.models import (
     AuditReport,
     CheckpointSet,
@@ -61,8 +60,7 @@ from asyncpush.models import (
     UploadResult,
     show_results_as,
 )
-from asyncpush.net.credentials import Token, TokenSource, token_from_environment
-from asyncpush.net.login import RESOURCE, Login
+from asyncpush.net.credentials import RESOURCE, Token, TokenSource, token_from_environment
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
@@ -70,11 +68,13 @@ from asyncpush.options import (
     OFFLINE_VARIABLES,
     PIECES_PER_WRITE,
     EventSink,
+    ProgressChoice,
     PushOptions,
     SyncOptions,
     UploadConfig,
     event_sinks,
     is_true,
+    progress_is_shown,
 )
 from asyncpush.own_files import JOURNAL, SPOOL, Announcement, library_logger
 from asyncpush.pipeline.changes import DEFAULT_BRANCH
@@ -85,14 +85,12 @@ from asyncpush.pipeline.preflight import check_parent_early
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.protocol import urls
-from asyncpush.protocol.accounts import kind_of_token
 from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.sources.collect import SPOOL_SHARE
 from asyncpush.sources.spool import Spool
 from asyncpush.transfers import (
-    IMPORTED_LATE,
     check_installed,
     open_transfers,
     transfer_libraries,
@@ -100,8 +98,10 @@ from asyncpush.transfers import (
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
+    from asyncpush.listeners.publisher import ProgressPublisher
     from asyncpush.localhub import LocalHub
     from asyncpush.net.adaptive_limit import AdaptiveLimit
+    from asyncpush.net.login import Login
     from asyncpush.net.parts import PartSender
     from asyncpush.pipeline.copy import CopySource
 
@@ -118,6 +118,17 @@ COUNT_EVERY = 5.0
 """Seconds between two counts of the uploaders that push on this host. Uploaders often start at the
 same time, so the first counts follow each other more quickly, beginning with `COUNT_FIRST`."""
 COUNT_FIRST = 0.1
+
+IMPORTED_LATE = (
+    "aiofiles.threadpool",
+    "asyncpush.listeners.log_messages",
+    "asyncpush.listeners.publisher",
+    "asyncpush.net.login",
+    "asyncpush.sources.sharding",
+    "ctypes",
+    "encodings.idna",
+)
+"""Modules that are imported when a push first needs them, and few do."""
 
 EXPIRE_EVERY = 3600.0
 EXPIRE_WITHIN = 1.0
@@ -230,11 +241,18 @@ class Runtime:
     def endpoint(self) -> str:
         return self._session.endpoint
 
-    def publisher(self, *, followed: bool) -> ProgressPublisher:
-        return ProgressPublisher(self._config.progress_callback, followed=followed)
+    def publisher(self) -> ProgressPublisher:
+        """Publishes the progress of a push that is followed: most are awaited instead."""
+        from asyncpush.listeners.publisher import ProgressPublisher
+
+        return ProgressPublisher(self._config.progress_callback)
 
     async def push(
-        self, repo: Repo, source: Source, options: PushOptions, publisher: ProgressPublisher
+        self,
+        repo: Repo,
+        source: Source,
+        options: PushOptions,
+        publisher: ProgressPublisher | None = None,
     ) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).push(collected)
@@ -298,7 +316,7 @@ class Runtime:
         path: str,
         source: Source,
         options: SyncOptions,
-        publisher: ProgressPublisher,
+        publisher: ProgressPublisher | None = None,
     ) -> SyncResult:
         from asyncpush.pipeline.sync import SyncRun
 
@@ -333,6 +351,7 @@ class Runtime:
         self, repo: Repo | None, options: PushOptions, token_from: str | None
     ) -> list[Finding]:
         from asyncpush.doctor import Facts, Target, ask_hub, collect_local_facts, judge
+        from asyncpush.protocol.accounts import kind_of_token
 
         target = None
         if repo is not None:
@@ -371,7 +390,8 @@ class Runtime:
     ) -> T:
         """Do some work on a source while its events are observed. With `stores`, long streams may
         be left open for a transfer that takes them."""
-        publisher = publisher or self.publisher(followed=False)
+        if publisher is None and self._config.progress_callback is not None:
+            publisher = self.publisher()
         progress = self._config.progress
         try:
             async with observe_push(
@@ -475,7 +495,8 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
         threads = session_threads.journal
-        await in_thread(threads, lambda: preload(config.progress))
+        if progress_is_shown(config.progress, sys.stderr):
+            await in_thread(threads, partial(_import_display, config.progress))
         if endpoint != LOCAL:
             _check_online(endpoint)
         cache_dir = Path(config.cache_dir)
@@ -503,7 +524,7 @@ async def open_runtime(
             calls_in_flight=calls_in_flight,
         )
         stack.push_async_callback(session.close)
-        tokens.login = _login(session, [LogListener().on_event, *listeners])
+        tokens.open_login = partial(_open_login, session, listeners)
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
             # With few file descriptors left, opening the journal might fail later.
@@ -551,10 +572,15 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
     return fewer
 
 
+def _import_display(progress: ProgressChoice) -> None:
+    from asyncpush.listeners.bars import preload
+
+    preload(progress)
+
+
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["aiofiles.threadpool", "asyncpush.sources.sharding", "ctypes", "encodings.idna"]
-    modules += IMPORTED_LATE
+    modules = [*IMPORTED_LATE, *transfers.IMPORTED_LATE]
     try:
         for module in modules:
             import_module(module)
@@ -579,10 +605,12 @@ def _check_online(endpoint: str) -> None:
         )
 
 
-def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
-    """The object that renews a session's tokens. It belongs to no push, even if a push is the first
-    to wait for it."""
-    events = Emitter(listeners, push_id=uuid.uuid4().hex)
+def _open_login(session: HubSession, listeners: Sequence[Listener]) -> Login:
+    """The object that renews a session's tokens, for those that need it. It belongs to no push,
+    even if a push is the first to wait for it."""
+    from asyncpush.net.login import Login
+
+    events = Emitter([LogListener().on_event, *listeners], push_id=uuid.uuid4().hex)
 
     async def ask(
         request: HubRequest,
@@ -637,6 +665,8 @@ def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:
 def _listener(sink: EventSink, stack: AsyncExitStack) -> Listener:
     if not isinstance(sink, str | os.PathLike):
         return sink
+    from asyncpush.listeners.jsonl import JsonlWriter
+
     writer = JsonlWriter(sink)
     stack.callback(writer.close)
     return writer.on_event

@@ -188,7 +188,7 @@ class Uploader:
         `VerificationError` or `TimeoutError`: see `help(asyncpush.push_to_hub)` for when, and for
         all kinds of sources and addresses.
         """
-        return await self._start_push(self._running(), repo_id, source, options, followed=False)
+        return await self._push(self._running(), repo_id, source, options)
 
     def start_push(
         self, repo_id: str, source: Source, options: PushOptions | None = None
@@ -199,22 +199,18 @@ class Uploader:
         contradict each other. All other errors, such as of the `source`, are raised by awaiting the
         handle.
         """
-        return self._start_push(self._running(), repo_id, source, options, followed=True)
-
-    def _start_push(
-        self,
-        runtime: Runtime,
-        repo_id: str,
-        source: Source,
-        options: PushOptions | None,
-        *,
-        followed: bool,
-    ) -> PushHandle:
-        """Without `followed` nobody gets the handle, so that its progress need not be known."""
+        runtime = self._running()
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
-        publisher = runtime.publisher(followed=followed)
+        publisher = runtime.publisher()
         task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
         return self._keep(PushHandle(task, publisher, repo.repo_id))
+
+    async def _push(
+        self, runtime: Runtime, repo_id: str, source: Source, options: PushOptions | None
+    ) -> UploadResult:
+        """Without a handle nobody can follow the push, so that its progress need not be known."""
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        return await self._begin(runtime.push(repo, source, options), f"push {repo.repo_id}")
 
     def _keep(self, handle: H) -> H:
         """Keep a handle until its push has succeeded or was awaited, so that other failures are
@@ -256,9 +252,7 @@ class Uploader:
 
         async def one(push: Push) -> UploadResult:
             async with at_once:
-                return await self._start_push(
-                    runtime, push.repo_id, push.source, push.options, followed=False
-                )
+                return await self._push(runtime, push.repo_id, push.source, push.options)
 
         async def all_of_them() -> list[UploadResult | BaseException]:
             return await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
@@ -429,7 +423,9 @@ class Uploader:
         Raises `InvalidRepoIdError`, `SourceError`, `HubError`, `SyncError` or `TimeoutError`: see
         `help(asyncpush.sync)` for when, and for what an address with a path means.
         """
-        return await self._start_sync(source, address, options, followed=False)
+        runtime, bucket, path, options = self._sync_target(address, options)
+        work = runtime.sync(bucket, path, source, options)
+        return await self._begin(work, f"sync {bucket.repo_id}")
 
     def start_sync(
         self, source: Source, address: str, options: SyncOptions | None = None
@@ -439,19 +435,19 @@ class Uploader:
         Raises `InvalidRepoIdError` when `address` is not the address of a bucket. All other errors,
         such as of the `source`, are raised by awaiting the handle.
         """
-        return self._start_sync(source, address, options, followed=True)
-
-    def _start_sync(
-        self, source: Source, address: str, options: SyncOptions | None, *, followed: bool
-    ) -> SyncHandle:
-        runtime, options = self._running(), options or SyncOptions()
-        if not isinstance(options, SyncOptions):
-            raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
-        bucket, path = bucket_of(address, runtime.endpoint)
-        publisher = runtime.publisher(followed=followed)
+        runtime, bucket, path, options = self._sync_target(address, options)
+        publisher = runtime.publisher()
         work = runtime.sync(bucket, path, source, options, publisher)
         task = self._begin(work, f"sync {bucket.repo_id}")
         return self._keep(SyncHandle(task, publisher, bucket.repo_id))
+
+    def _sync_target(
+        self, address: str, options: SyncOptions | None
+    ) -> tuple[Runtime, Repo, str, SyncOptions]:
+        runtime, options = self._running(), options or SyncOptions()
+        if not isinstance(options, SyncOptions):
+            raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
+        return runtime, *bucket_of(address, runtime.endpoint), options
 
     def watch(
         self,
@@ -565,8 +561,7 @@ class Uploader:
         return await self._begin(work, "doctor")
 
     def _token_from(self) -> str | None:
-        from asyncpush.net.credentials import find_token
-        from asyncpush.net.login import RESOURCE
+        from asyncpush.net.credentials import RESOURCE, find_token
 
         if self._token is not None:
             return "that was given"

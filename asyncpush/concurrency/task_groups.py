@@ -144,14 +144,20 @@ async def for_each(
     produced lazily are produced one at a time. A failure cancels the others and is raised as
     itself."""
     remaining = iter(items)
+    at_once = min(width, len(items)) if isinstance(items, Sized) else 1
+    later = 0 if isinstance(items, Sized) else width - 1
 
     async def worker() -> None:
+        nonlocal later
         for item in remaining:  # shared: whoever is free takes the next one
+            if later:  # nobody knows how many items will come: start one more worker with each
+                later -= 1
+                group.start_soon(for_group(worker))
             await work(item)
 
     with single_error():
         async with anyio.create_task_group() as group:
-            for _ in range(min(width, len(items)) if isinstance(items, Sized) else width):
+            for _ in range(at_once):
                 group.start_soon(for_group(worker))
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
@@ -111,6 +111,16 @@ async def in_thread(
             if not job.cancelled() and job.exception() is None:
                 discard(job.result())
         raise
+
+
+FEW = 100
+"""A hop into a thread and back takes as long as computing something from this many items."""
+
+
+async def in_thread_if_many(threads: Executor, items: Sized, work: Callable[[], T]) -> T:
+    """Compute something from all of `items`, which are in memory: in a thread, as `in_thread` does,
+    unless they are `FEW`. For work that waits for nothing and takes about 1 µs for each."""
+    return work() if len(items) <= FEW else await in_thread(threads, work)
 
 
 async def in_thread_anyway(threads: Executor, work: Callable[[], object]) -> None:

@@ -41,8 +41,7 @@ from asyncpush.models import (
     receipts_from_json,
     receipts_to_json,
 )
-from asyncpush.net.credentials import Token, token_from_environment
-from asyncpush.net.login import RESOURCE
+from asyncpush.net.credentials import RESOURCE, Token, token_from_environment
 from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir, endpoint_in_use
 from asyncpush.protocol.addresses import target_of
 from asyncpush.sources import collect, read_all

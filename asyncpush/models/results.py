@@ -341,14 +341,14 @@ class Receipt:
     def from_json(cls, row: Any) -> Receipt:
         """Read what `to_json` wrote. Raises `SourceError` naming the field that is wrong."""
         if not isinstance(row, dict):
-            raise SourceError("a receipt must be a JSON object")
+            raise _unusable("a receipt must be a JSON object")
         route: Any = _field(row, "route", str)
         if route not in get_args(Route):
             known = ", ".join(get_args(Route))
-            raise SourceError(f"receipt: route must be one of {known}, not {route!r}")
+            raise _unusable(f"receipt: route must be one of {known}, not {route!r}")
         oid = _field(row, "oid", str)
         if len(oid) != (40 if route == "inline" else 64) or set(oid) - set("0123456789abcdef"):
-            raise SourceError(f"receipt: oid {oid[:80]!r} does not fit route {route}")
+            raise _unusable(f"receipt: oid {oid[:80]!r} does not fit route {route}")
         size = _count(row, "size")
         return cls(
             path_in_repo=_field(row, "path_in_repo", str),
@@ -398,24 +398,30 @@ def receipts_from_json(text: bytes) -> list[Receipt]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        raise SourceError(f"not a receipts file: {exc}") from exc
+        raise _unusable(f"not a receipts file: {exc}") from exc
     rows = document.get("receipts") if isinstance(document, dict) else None
     if not isinstance(rows, list) or document.get("version") != 1:
-        raise SourceError("not a receipts file: version 1 with a list of receipts was expected")
+        raise _unusable("not a receipts file: version 1 with a list of receipts was expected")
     return [Receipt.from_json(row) for row in rows]
+
+
+def _unusable(why: str) -> SourceError:
+    return SourceError(
+        why, suggestion="use receipts as upload_files (`asyncpush upload`) wrote them, unchanged"
+    )
 
 
 def _field(row: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
     value = row.get(name, default)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SourceError(f"receipt: {name} must be of type {kind.__name__}")
+        raise _unusable(f"receipt: {name} must be of type {kind.__name__}")
     return value
 
 
 def _count(row: dict[str, Any], name: str, default: Any = None) -> int:
     count: int = _field(row, name, int, default)
     if not 0 <= count < 1 << 60:
-        raise SourceError(f"receipt: {name} {count} cannot be a number of bytes")
+        raise _unusable(f"receipt: {name} {count} cannot be a number of bytes")
     return count
 
 
@@ -425,7 +431,7 @@ def _content(row: dict[str, Any], size: int) -> bytes | None:
     try:
         content = base64.b64decode(_field(row, "content", str), validate=True)
     except ValueError as exc:
-        raise SourceError("receipt: content must be base64") from exc
+        raise _unusable("receipt: content must be base64") from exc
     if len(content) != size:
-        raise SourceError(f"receipt: content has {len(content)} bytes, size says {size}")
+        raise _unusable(f"receipt: content has {len(content)} bytes, size says {size}")
     return content

@@ -19,7 +19,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
 
-from asyncpush.concurrency.threads import each_in_thread, in_thread, in_thread_anyway
+from asyncpush.concurrency.threads import (
+    each_in_thread,
+    in_thread,
+    in_thread_anyway,
+    in_thread_if_many,
+)
 from asyncpush.errors import (
     AsyncPushError,
     CommitConflictError,
@@ -41,7 +46,7 @@ from asyncpush.protocol.commits import (
     CommitHeader,
     Delete,
 )
-from asyncpush.protocol.failures import is_unsupported, may_still_land
+from asyncpush.protocol.failures import is_unsupported, may_be_done, may_still_land
 from asyncpush.protocol.http import StreamBody
 
 REBASES = 30
@@ -172,7 +177,7 @@ class Committer:
             ctx.events.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
                 self._report_inline_stored(changes)
-            added = await in_thread(ctx.threads, partial(paths_added, changes))
+            added = await in_thread_if_many(ctx.threads, changes, partial(paths_added, changes))
             return Outcome(answer.oid, answer.url, pr_url, added=added)
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
@@ -219,8 +224,8 @@ class Committer:
         the wait after a conflict, before the next attempt on another parent; None when there is
         none."""
         ctx = self._ctx
-        deletions = await in_thread(
-            ctx.threads, lambda: sum(isinstance(change, Delete) for change in changes)
+        deletions = await in_thread_if_many(
+            ctx.threads, changes, lambda: sum(isinstance(change, Delete) for change in changes)
         )
         ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
@@ -242,7 +247,7 @@ class Committer:
             # after the commit.
             if isinstance(exc, HubError) and may_still_land(exc):
                 self._lost = exc
-            if self._lost is None and not _may_have_landed(exc):
+            if self._lost is None and not (isinstance(exc, HubError) and may_be_done(exc)):
                 raise
             landed = await self._find(parent, changes, exc)
             if landed is None:
@@ -353,13 +358,6 @@ class Committer:
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
 
 
-def _may_have_landed(error: AsyncPushError) -> bool:
-    """Whether a commit may have been made although the latest attempt ended in this error. These
-    answers leave no doubt: the Hub did not take the request (401, 429), or does not support it
-    (501)."""
-    return isinstance(error, HubError) and error.status not in (401, 429, 501)
-
-
 def _is_unanswered(error: AsyncPushError) -> bool:
     """Whether the answer was lost, came from a gateway, or makes no sense."""
     if isinstance(error, ProtocolError):
@@ -419,7 +417,7 @@ async def commit_payload(
             encoded = await each_in_thread(threads, batch, partial(_encode, load=load))
             yield b"".join(chain.from_iterable(encoded))
 
-    size = await in_thread(threads, lambda: commits.payload_size(header, changes))
+    size = await in_thread_if_many(threads, changes, lambda: commits.payload_size(header, changes))
     return StreamBody(size, lines)
 
 

@@ -220,9 +220,16 @@ async def _make_ready(ctx: PushContext, number: int) -> None:
 async def _opened(ctx: PushContext, number: int) -> repos.PullRequest:
     """The pull request, no longer a draft: drafts cannot be merged."""
     pull = await pull_request(ctx, number)
-    if pull.status == "draft":
+    if pull.status != "draft":
+        return pull
+    try:
         request = repos.ready_request(ctx.repo, number)
         await ctx.session.ask(request, lambda response: None, ctx.events)
+    except HubError:
+        with suppress(HubError):  # the first failure is more useful
+            pull = await pull_request(ctx, number)
+        if pull.status == "draft":
+            raise
     return pull
 
 

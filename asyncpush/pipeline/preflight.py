@@ -19,7 +19,7 @@ from typing import TypeVar
 import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
-from asyncpush.concurrency.threads import in_thread
+from asyncpush.concurrency.threads import in_thread, in_thread_if_many
 from asyncpush.errors import (
     CommitConflictError,
     HubError,
@@ -105,7 +105,7 @@ class _EarlyAnswers:
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
         older than the head."""
-        paths = await in_thread(ctx.threads, self.modes.paths)
+        paths = await self.modes.paths()
         if not paths or ctx.repo_created:
             return
         revision = ctx.options.revision
@@ -602,7 +602,7 @@ async def _conflicts(
         above = {folder for path in paths for folder in folders_above(path)}
         return sorted(above), sorted(paths) if len(paths) <= PATHS_ASKED else []
 
-    above, files = await in_thread(ctx.threads, to_ask)
+    above, files = await in_thread_if_many(ctx.threads, paths, to_ask)
     kinds = await path_kinds(ctx, revision, [*above, *files], expected=expected)
     in_the_way = [path for path in above if kinds.get(path) == "file"]
     return in_the_way, [path for path in files if kinds.get(path) == "directory"]

@@ -259,6 +259,13 @@ def may_still_land(error: HubError) -> bool:
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
 
 
+def may_be_done(error: HubError) -> bool:
+    """Whether a change may have been made although its latest attempt ended in this error: a hook
+    of the Hub, or a proxy in front of it, may have failed afterwards. These answers leave no doubt:
+    the Hub did not take the request (401, 429), or does not support it (501)."""
+    return error.status not in (401, 429, 501)
+
+
 def is_unsupported(error: HubError) -> bool:
     """Whether this Hub has no such call: self-hosted ones do not have all of them."""
     return error.status in (404, 405, 501) and error.error_code is None
@@ -441,7 +448,7 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
                 f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
                 " path; this Hub may not offer buckets: use a repo instead"
             )
-        case 404, None if answer.call in _CREATING:
+        case 404, None if answer.call in ("create", "whoami"):
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
                 " path"
@@ -461,7 +468,7 @@ def _on_conflict(answer: _Answer) -> _Diagnosis | None:
     match answer.status:
         case 409 if "in progress" in answer.words:
             return HubError, "the Hub is busy with another change of this repo: try again later"
-        case 409:
+        case 409 if answer.call in _CREATING:
             return HubError, "something with this name already exists; choose another name"
         case 412:
             return CommitConflictError, (

@@ -28,6 +28,7 @@ from asyncpush.sources.paths import (
     PATH_LIMIT,
     PatternFilter,
     check_path_in_repo,
+    drive_names,
     file_folder_clashes,
     folder_prefix,
     folders_above,
@@ -301,6 +302,12 @@ class Gathered:
             self.report.notice("empty sources", self._nothing)
         hint = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
         self.report.raise_problems(f"fix these problems{hint}; nothing was uploaded")
+        for path in drive_names(self._origins):
+            self.report.notice(
+                "names that look like a Windows drive",
+                f"{path!r} looks like a Windows drive: the official client cannot download it,"
+                " nor a repo with it as a whole",
+            )
         for first, second in look_alikes(self._origins):
             self.report.notice(
                 "names that look alike",

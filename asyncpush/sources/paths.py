@@ -134,6 +134,20 @@ def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:
     return sorted(clashes.items())
 
 
+def drive_names(paths: Iterable[str]) -> list[str]:
+    """Paths that Windows takes for a place on a drive. The official client (2.4) refuses to
+    download them, on every system.
+
+    >>> drive_names(["a:b", "logs/12:30.txt", "logs/c:"])
+    ['a:b', 'logs/c:']
+    """
+    return [path for path in paths if ":" in path and any(map(_names_drive, path.split("/")))]
+
+
+def _names_drive(segment: str) -> bool:
+    return segment[1:2] == ":" and segment[0] in string.ascii_letters
+
+
 def look_alikes(paths: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs that differ only by case or Unicode form: on many file systems they are the same
     file."""

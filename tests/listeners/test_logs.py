@@ -134,7 +134,7 @@ def test_nothing_is_made_of_what_nobody_reads(monkeypatch: pytest.MonkeyPatch) -
     def never(*_: object) -> dict[str, Any]:
         raise AssertionError("a row was made")
 
-    monkeypatch.setattr("asyncpush.listeners.logs.event_row", never)
+    monkeypatch.setattr("asyncpush.listeners.log_messages.event_row", never)
     logging.getLogger("asyncpush").setLevel(logging.CRITICAL)
     for event in one_of_each():
         LogListener().on_event(record(event))

@@ -26,7 +26,8 @@ from huggingface_hub.utils import _auth
 
 from asyncpush import AuthError, HubError, MissingTokenError, UploadConfig, Uploader, push_to_hub
 from asyncpush.localhub import LocalHub
-from asyncpush.net import credentials, login
+from asyncpush.net import colab as colab_secrets
+from asyncpush.net import credentials
 from asyncpush.net.credentials import TokenSource, has_token, token_from_environment
 from asyncpush.net.login import Login
 from asyncpush.protocol.accounts import IssuedToken, TokenRefused
@@ -342,7 +343,7 @@ async def read_beside_another_process(
     async def read() -> None:
         login = Login(ask, hub.url, sleep=sleep)
         source = TokenSource(None)
-        source.login = login
+        source.open_login = lambda: login
         if token is None:
             found.append(await source.get())
         else:
@@ -633,7 +634,7 @@ async def test_a_minted_token_is_replaced_before_it_expires() -> None:
         return IssuedToken(given[-1], None, HOUR)
 
     source = TokenSource(None, clock=lambda: now)
-    source.login = Login(ask, "https://hub.example", clock=lambda: now)
+    source.open_login = lambda: Login(ask, "https://hub.example", clock=lambda: now)
     with pytest.MonkeyPatch.context() as patch:
         in_github_actions(SimpleNamespace(url="https://github.example"), patch)  # type: ignore[arg-type]
         assert await source.get() == await source.get() == "hf_0"
@@ -781,7 +782,7 @@ def colab(monkeypatch: pytest.MonkeyPatch, get: Callable[[str], str]) -> None:
     vars(package).update(userdata=userdata, errors=errors)
     monkeypatch.setitem(sys.modules, "google.colab", package)
     monkeypatch.setitem(sys.modules, "google.colab.errors", errors)
-    monkeypatch.setattr(login, "_colab", [])
+    monkeypatch.setattr(colab_secrets, "_colab", [])
 
 
 def test_colabs_secrets_come_last_and_are_asked_for_once(

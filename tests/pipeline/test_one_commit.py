@@ -35,7 +35,7 @@ from asyncpush.events import Committed, Emitter, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
-from tests.faults import KINDS, FaultLayer, with_body
+from tests.faults import KINDS, REFUSALS, FaultLayer, with_body
 from tests.reading import (
     change_pull_request,
     commits_of,
@@ -439,30 +439,16 @@ async def test_a_commit_landing_after_the_last_attempt_succeeds(
     assert len(await commits_of(hub, "me/m")) == 3
 
 
-@pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
+@pytest.mark.parametrize("status", REFUSALS)
 async def test_a_made_commit_with_a_refusal_is_a_success(
-    status: int,
-    hub: LocalHub,
-    uploader: Uploader,
-    faults: FaultLayer,
-    monkeypatch: pytest.MonkeyPatch,
+    status: int, hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
-    """A hook of the Hub, or a proxy in front of it, fails after the commit."""
-
-    async def refuse(
-        layer: FaultLayer, request: web.Request, handler: Handler
-    ) -> web.StreamResponse:
-        await handler(request)
-        return web.json_response({"error": "hook failed"}, status=status)
-
-    monkeypatch.setitem(KINDS, "done, then refused", refuse)
-    faults.add("commit", "done, then refused")
+    faults.add("commit", f"done, then {status}")
     result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     assert result.files_uploaded == ("a.txt",)
     assert result.commit_sha == await head_of(hub, "me/m")
-    assert result.warnings == (
-        f"the Hub made the commit, but answered {status}: commit failed: hook failed",
-    )
+    (warning,) = result.warnings
+    assert warning.startswith(f"the Hub made the commit, but answered {status}: ")
 
 
 @pytest.mark.parametrize("kind", ["401", "403", "409 another commit", "429 hours"])
@@ -569,6 +555,18 @@ async def test_a_pull_request_that_stays_a_draft_is_a_warning(
     assert any(
         f"still a draft, open it at {result.pr_url}" in reported for reported in result.warnings
     )
+
+
+@pytest.mark.parametrize(
+    "options", [PushOptions(create_pr=True), PushOptions(max_files_per_commit=1)]
+)
+async def test_a_draft_that_was_opened_but_refused_in_words_is_open(
+    options: PushOptions, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("discussion-status", "done, then 403")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"1", "b.txt": b"2"}, options)
+    assert result.verified
+    assert not result.warnings
 
 
 async def test_a_pull_request_holds_only_new_files(

@@ -13,6 +13,7 @@ from asyncpush.errors import (
     AuthError,
     CommitConflictError,
     HubError,
+    ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
 )
@@ -115,6 +116,9 @@ def test_what_reports_no_error_is_done(body: str) -> None:
             id="404 RevisionNotFound of a call that names no branch",
         ),
         pytest.param(
+            failure(404, call="whoami"), ProtocolError, False, "no Hub at", id="404 whoami"
+        ),
+        pytest.param(
             failure(404, call="create_bucket"),
             HubError,
             False,
@@ -167,7 +171,7 @@ def test_what_reports_no_error_is_done(body: str) -> None:
             id="405 branch",
         ),
         pytest.param(failure(408), HubError, True, "message above", id="408"),
-        pytest.param(failure(409), HubError, False, "already exists", id="409"),
+        pytest.param(failure(409), HubError, False, "message above", id="409"),
         pytest.param(
             failure(409, said='{"error": "exists"}', call="create"),
             HubError,

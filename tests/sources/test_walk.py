@@ -428,6 +428,12 @@ def test_names_that_differ_by_case_alone_are_reported(tmp_path: Path) -> None:
     )
 
 
+def test_names_that_the_official_client_cannot_download_are_reported(tmp_path: Path) -> None:
+    fill(tmp_path, "a:b", "12:30.log")
+    (notice,) = gather(tmp_path).report.notices
+    assert notice.startswith("'a:b' looks like a Windows drive: the official client cannot")
+
+
 def test_many_notices_of_a_kind_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, "a")
     for number in range(25):
