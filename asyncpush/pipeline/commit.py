@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from asyncpush.concurrency.threads import each_in_thread, in_thread, in_thread_anyway
 from asyncpush.errors import (
@@ -93,7 +93,8 @@ class Committer:
         self._pinned = pinned
         self._pr_url = pr_url
         self._final = final
-        self._unclear = False
+        self._unclear: HubError | None = None
+        """The latest failure after which the Hub may have made the commit nevertheless."""
         self.rebased = False
         """Whether someone else's commit came first, so that more changes may be needed."""
         self._push_id = ctx.push_id
@@ -227,15 +228,19 @@ class Committer:
         self._sent = True
         try:
             return await self._post(parent, changes, attempt, pause)
-        except CommitConflictError:
-            if (landed := await self._landed(parent)) is not None:
-                return landed
-            raise
         except HubError as exc:
-            # The last answer may be lost too: never report a failure when the commit was made. (501
-            # leaves no doubt: this Hub does not support the request.)
+            # The last answer may be lost too, or that of an earlier attempt: never report a failure
+            # when the commit was made. (501 leaves no doubt: this Hub does not support the
+            # request.)
             failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
-            if not failed and not isinstance(exc, ProtocolError):
+            if not (
+                failed or self._unclear or isinstance(exc, CommitConflictError | ProtocolError)
+            ):
+                raise
+            if isinstance(exc, CommitConflictError) and not (self._pinned and self._unclear):
+                # Without a pinned parent, the branch is looked at again after this.
+                if (landed := await self._landed(parent)) is not None:
+                    return landed
                 raise
 
             async def find() -> CommitAnswer | None:
@@ -243,7 +248,7 @@ class Committer:
                 return landed or await self._shown_on_branch(parent, changes)
 
             try:
-                landed = await poll_for(find, exc)
+                landed = await poll_for(find, exc if may_still_land(exc) else self._unclear)
             except HubError as looking:
                 exc.add_note(f"(could not check whether the commit was made: {looking.message})")
                 raise exc from looking
@@ -289,7 +294,8 @@ class Committer:
 
     async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
         """Look for the commit before it is sent again."""
-        self._unclear = self._unclear or may_still_land(failure)
+        if may_still_land(failure):
+            self._unclear = failure
         return await self._landed(parent, failure)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
@@ -403,6 +409,34 @@ async def poll_for(find: Callable[[], Awaitable[T | None]], failure: HubError | 
     return found
 
 
+class LostAnswers(Generic[T]):
+    """Finds out, by `find`, what a request has done although answers to it were lost."""
+
+    def __init__(self, find: Callable[[], Awaitable[T | None]]) -> None:
+        self._find = find
+        self.latest: HubError | None = None
+        """The latest failure after which the Hub may still be working."""
+
+    async def before_retry(self, failure: HubError) -> T | None:
+        """For requests that may be repeated at once."""
+        self._note(failure)
+        return await self._find()
+
+    async def before_second(self, failure: HubError) -> T | None:
+        """For requests that take effect twice when they are repeated: waits for the Hub's work."""
+        self._note(failure)
+        return await poll_for(self._find, failure)
+
+    async def at_last(self, failure: HubError) -> T | None:
+        """When no attempt follows: waits for whichever attempt the Hub may still be working on."""
+        self._note(failure)
+        return await poll_for(self._find, self.latest)
+
+    def _note(self, failure: HubError) -> None:
+        if may_still_land(failure):
+            self.latest = failure
+
+
 async def landed_commit(
     ctx: PushContext, revision: str, push_id: str, *, since: str | None
 ) -> CommitAnswer | None:
@@ -428,9 +462,13 @@ async def landed_in_pull_request(ctx: PushContext, push_id: str) -> CommitAnswer
     return None
 
 
-async def opened_pull_request(ctx: PushContext, push_id: str) -> int | None:
+async def opened_pull_request(
+    ctx: PushContext, push_id: str, *, other_than: int | None = None
+) -> int | None:
     """The number of the pull request whose own description contains the push's id."""
     for number in await _open_pull_requests(ctx):
+        if number == other_than:
+            continue
         if commits.has_trailer((await pull_request(ctx, number)).description, push_id):
             return number
     return None
