@@ -287,7 +287,8 @@ class RateLimitedError(HubError):
 
 
 class RetriesExhaustedError(HubError):
-    """A transient failure did not end within `max_retries`."""
+    """A transient failure did not end within `max_retries` retries or, when no connection could be
+    opened at all, within `outage_timeout`."""
 
 
 class ProtocolError(HubError):

@@ -9,7 +9,7 @@ from dataclasses import field
 from math import inf
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 from asyncpush.lazy_dataclass import dataclass
 
@@ -67,6 +67,16 @@ def is_true(*variables: str, environ: Mapping[str, str] | None = None) -> bool:
     in the official client."""
     environ = os.environ if environ is None else environ
     return any(environ.get(name, "").strip().upper() in _YES for name in variables)
+
+
+NO_PROGRESS_VARIABLE = "HF_HUB_DISABLE_PROGRESS_BARS"
+
+
+def progress_is_shown(choice: ProgressChoice, stream: TextIO | None) -> bool:
+    """Whether the progress of pushes is shown on this stream, which is missing or closed in a
+    program without a terminal."""
+    there = stream is not None and not getattr(stream, "closed", False)
+    return choice != "none" and there and not is_true(NO_PROGRESS_VARIABLE)
 
 
 def endpoint_in_use(given: str | None = None) -> str:
@@ -139,12 +149,10 @@ class UploadConfig:
             for each 64 MiB of this (eight at most), and sends at most one xorb, a block of up to
             64 MiB, for each 32 MiB (two at least). Near its limit it sends fewer: where the network
             is fast and the store answers late, twice the memory may be twice as fast.
-        hash_workers: threads for hashing.
-        max_bandwidth: bytes per second sent to the store, or None for no limit. It is the average
-            from the first byte that an `Uploader` sends; after a pause, up to 50 ms of it are made
-            up for. With Xet it limits reading (half a second is made up for): hf_xet then sends up
-            to 64 MiB at a time, and files that the store has already are read at the same rate.
-            LFS and Xet are limited separately, and so is each process.
+        hash_workers: threads for hashing; by default, one for each CPU, four at most.
+        max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
+            reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
+            and files that the store has already are read at the same rate.
         transfer: what stores large files: "lfs", "xet" (hf-xet), or "auto". "auto" uses Xet when
             hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token, else LFS.
             When Xet fails, LFS is used instead, with a warning in the result. LFS sends identical
@@ -168,7 +176,8 @@ class UploadConfig:
         max_retry_after: the longest wait, in seconds, that is accepted from a server.
         allowed_hosts: additional hosts that upload URLs may point to.
         resume: keep a journal, so that an interrupted push continues where it stopped.
-        cache_dir: the folder for the journal, the hash cache and the embedded Hub.
+        cache_dir: the folder for the journal, the hash cache and the embedded Hub; by default
+            `ASYNCPUSH_CACHE`, or else `asyncpush` in `XDG_CACHE_HOME` or `~/.cache`.
         events: a path for JSON lines, a callable that is called with each
             `asyncpush.events.Record`, or a list of these.
 
@@ -218,7 +227,7 @@ class UploadConfig:
         if self.max_bandwidth is not None:
             _check(self, "max_bandwidth", (int, float), lambda value: value > 0, "above 0, or None")
         if self.chunk_size * CHUNKS_PER_PART > self.max_memory:
-            raise ValueError(f"chunk_size must be 1/{CHUNKS_PER_PART} of max_memory at most")
+            raise ValueError(f"chunk_size must be at most 1/{CHUNKS_PER_PART} of max_memory")
         if self.initial_backoff_ms > self.max_backoff_ms:
             raise ValueError("initial_backoff_ms must not exceed max_backoff_ms")
         _check_flags(self, "verify_etag", "trust_mtime", "resume")
@@ -246,9 +255,9 @@ class PushOptions:
     Attributes:
         repo_type: "model", "dataset", "space" or "kernel".
         create_repo: create the repo when it is missing.
-        private: visibility of a repo that is created; None leaves it to the Hub.
-        visibility: the same as a word: "public", "private", or "protected" for a Space whose app is
-            public and whose files are not.
+        private: whether a repo that is created is private; None leaves it to the Hub.
+        visibility: instead of `private`: "public", "private", or "protected" for a Space whose app
+            is public and whose files are not.
         region: where a repo that is created is stored, such as "us" or "eu".
         resource_group: id of the organisation's resource group for a repo that is created.
         revision: branch to commit to.
@@ -259,7 +268,9 @@ class PushOptions:
         parent_commit: the commit the branch must be at; otherwise `CommitConflictError` is raised,
             before anything is sent if the branch is already elsewhere.
         path_in_repo: folder of the repo that the source goes into (for one file: its path).
-        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source.
+        allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Whatever they
+            say, no push of a folder includes `.git`, `.cache/huggingface/`, `__pycache__/` and
+            `.DS_Store`, at any depth.
         delete_patterns: fnmatch patterns of remote files under `path_in_repo` to delete in the same
             commit, unless the source contains them. Files that others add during the push stay.
         model_card: text or path of the card, committed as README.md in the same commit.
@@ -275,7 +286,7 @@ class PushOptions:
             text like "4GB" (1 GB = 10^9 bytes). None does not split files. Patterns apply to the
             names before the split. A `model.safetensors` that the repo has already stays, unless
             delete_patterns match it.
-        timeout: seconds for the whole push.
+        timeout: seconds for the whole push, or None for no limit; then `TimeoutError` is raised.
         verify: check every file through the Hub's API after the commit.
         dry_run: report what would be done, and change nothing.
         on_change: what to do when a file changes during the push. "follow": a file that only grew,
@@ -391,7 +402,7 @@ class SyncOptions:
 
     Attributes:
         create_bucket: create the bucket when it is missing.
-        private: visibility of a bucket that is created; None leaves it to the Hub.
+        private: whether a bucket that is created is private; None leaves it to the Hub.
         region: where a bucket that is created is stored, such as "us" or "eu".
         resource_group: id of the organisation's resource group for a bucket that is created.
         allow_patterns, ignore_patterns: fnmatch patterns of paths within the source. Files of the
@@ -400,7 +411,7 @@ class SyncOptions:
             are added and verified first. A source without files is an error, and deletes nothing.
         follow_symlinks: walk into linked folders (links to files are always followed).
         max_shard_size: split larger `.safetensors` files; as in `PushOptions`.
-        timeout: seconds for the whole sync.
+        timeout: seconds for the whole sync, or None for no limit; then `TimeoutError` is raised.
         verify: check every file's size and Xet hash after the last batch.
         dry_run: report what would be done, and change nothing.
         complete_marker: let readers tell whether all files below the address are there. A file
@@ -470,8 +481,12 @@ class SyncOptions:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One of many pushes for `Uploader.push_many`: its destination (a repo id or an address), its
-    source and its options.
+    """One of many pushes for `Uploader.push_many`.
+
+    Attributes:
+        repo_id: the destination: a repo id or an address, as for `push_to_hub`.
+        source: what to push, as for `push_to_hub`.
+        options: the options of this push.
 
     Example:
         >>> import asyncio
@@ -525,7 +540,7 @@ def _is_commit_oid(text: Any) -> bool:
     return isinstance(text, str) and 7 <= len(text) <= 64 and set(text) <= _HEX_DIGITS
 
 
-_NOT_IN_REFS = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+_NOT_IN_REFS = frozenset(map(chr, range(0x21))) | set("\x7f~^:?*[\\")
 _LONGEST_REF_NAME = 250
 """Bytes between two slashes. git keeps each part as the name of a file, with `.lock` while it is
 written."""
@@ -537,8 +552,9 @@ def revision_problem(name: str) -> str | None:
     >>> revision_problem("a..b"), revision_problem("refs/pr/1")
     ("contains '..'", None)
     """
-    if (found := _NOT_IN_REFS.search(name)) is not None:
-        return f"contains {found[0]!r}"
+    for letter in name:
+        if letter in _NOT_IN_REFS:
+            return f"contains {letter!r}"
     if name == "@" or name.startswith("-"):
         return "is an option or a shorthand to git"
     for sequence in ("..", "@{", "//"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 import uuid
 import zlib
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 
+from asyncpush import transfers
 from asyncpush.concurrency.task_groups import (
     ENOUGH_DESCRIPTORS,
     FairSlots,
@@ -46,11 +48,8 @@ from asyncpush.concurrency.threads import (
 from asyncpush.errors import AsyncPushError, HubError, os_reason
 from asyncpush.events import Emitter, Listener, Operation, TracingListener
 from asyncpush.journal import Journal, NullJournal
-from asyncpush.listeners.bars import preload
-from asyncpush.listeners.jsonl import JsonlWriter
 from asyncpush.listeners.logs import LogListener, configure_from_env
 from asyncpush.listeners.observation import observe_push
-from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.models import (
     AuditReport,
     CheckpointSet,
@@ -61,11 +60,7 @@ from asyncpush.models import (
     UploadResult,
     show_results_as,
 )
-from asyncpush.net.adaptive_limit import AdaptiveLimit
-from asyncpush.net.bodies import BufferPool
-from asyncpush.net.credentials import Token, TokenSource, token_from_environment
-from asyncpush.net.login import RESOURCE, Login
-from asyncpush.net.parts import PartSender
+from asyncpush.net.credentials import RESOURCE, Token, TokenSource, token_from_environment
 from asyncpush.net.session import API_CALLS_IN_FLIGHT, HubSession
 from asyncpush.options import (
     CHUNKS_PER_PART,
@@ -73,11 +68,13 @@ from asyncpush.options import (
     OFFLINE_VARIABLES,
     PIECES_PER_WRITE,
     EventSink,
+    ProgressChoice,
     PushOptions,
     SyncOptions,
     UploadConfig,
     event_sinks,
     is_true,
+    progress_is_shown,
 )
 from asyncpush.own_files import JOURNAL, SPOOL, Announcement, library_logger
 from asyncpush.pipeline.changes import DEFAULT_BRANCH
@@ -88,14 +85,12 @@ from asyncpush.pipeline.preflight import check_parent_early
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
 from asyncpush.protocol import urls
-from asyncpush.protocol.accounts import kind_of_token
 from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import CollectedSources, collect, folder_prefix
 from asyncpush.sources.collect import SPOOL_SHARE
 from asyncpush.sources.spool import Spool
 from asyncpush.transfers import (
-    IMPORTED_LATE,
     check_installed,
     open_transfers,
     transfer_libraries,
@@ -103,7 +98,11 @@ from asyncpush.transfers import (
 
 if TYPE_CHECKING:
     from asyncpush.doctor import Finding
+    from asyncpush.listeners.publisher import ProgressPublisher
     from asyncpush.localhub import LocalHub
+    from asyncpush.net.adaptive_limit import AdaptiveLimit
+    from asyncpush.net.login import Login
+    from asyncpush.net.parts import PartSender
     from asyncpush.pipeline.copy import CopySource
 
 
@@ -119,6 +118,17 @@ COUNT_EVERY = 5.0
 """Seconds between two counts of the uploaders that push on this host. Uploaders often start at the
 same time, so the first counts follow each other more quickly, beginning with `COUNT_FIRST`."""
 COUNT_FIRST = 0.1
+
+IMPORTED_LATE = (
+    "aiofiles.threadpool",
+    "asyncpush.listeners.log_messages",
+    "asyncpush.listeners.publisher",
+    "asyncpush.net.login",
+    "asyncpush.sources.sharding",
+    "ctypes",
+    "encodings.idna",
+)
+"""Modules that are imported when a push first needs them, and few do."""
 
 EXPIRE_EVERY = 3600.0
 EXPIRE_WITHIN = 1.0
@@ -152,29 +162,42 @@ class Runtime:
         )
         self._cache_memory = CacheMemory(config.max_memory // CACHE_SHARE)
         self._transfers = open_transfers(config)
-        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
-        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
-        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
-        self._sender = PartSender(session, limit, pool)
+        self._sender: PartSender | None = None
+        self._counting: asyncio.Task[None] | None = None
         self._slots = SharedSlots(config.max_concurrent_files - 1)
         self._commit_locks: dict[tuple[Repo, str], asyncio.Lock] = {}
 
     async def close(self) -> None:
-        """Release what the transfers share. Every push has ended by now."""
+        """Release what the pushes share. Every push has ended by now."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await wait_until_done(self._counting)
         await self._transfers.close()
 
-    @asynccontextmanager
-    async def sharing_the_host(self) -> AsyncIterator[None]:
-        """While the block runs, share the limit of parts with the other processes on this host that
-        are pushing. They are counted repeatedly, since they start and end at any time."""
-        counting = asyncio.create_task(self._count_peers())
-        try:
-            yield
-        finally:
-            counting.cancel()
-            await wait_until_done(counting)
+    async def _part_sender(self) -> PartSender:
+        """What sends the parts of all pushes. Its modules are imported with the first push that
+        needs them, in a thread, since pushes of small files do not."""
+        if self._sender is None:
+            sender = await in_thread(self._threads.look_up.threads, self._new_part_sender)
+            if self._sender is None:  # otherwise another push was faster
+                self._sender = sender
+                self._counting = asyncio.create_task(self._count_peers(sender.limit))
+        return self._sender
 
-    async def _count_peers(self) -> None:
+    def _new_part_sender(self) -> PartSender:
+        from asyncpush.net.adaptive_limit import AdaptiveLimit
+        from asyncpush.net.bodies import BufferPool
+        from asyncpush.net.parts import PartSender
+
+        config = self._config
+        pool = BufferPool(PIECES_PER_WRITE * config.chunk_size)
+        affordable = max(1, config.max_memory // (CHUNKS_PER_PART * config.chunk_size))
+        limit = AdaptiveLimit(min(config.max_concurrent_parts, affordable))
+        return PartSender(self._session, limit, pool)
+
+    async def _count_peers(self, limit: AdaptiveLimit) -> None:
+        """Share the limit of parts with the other processes on this host that are pushing. They are
+        counted repeatedly, since they start and end at any time."""
         peers = self._journal.peers()
         threads = self._threads.look_up.threads
         while True:
@@ -183,7 +206,7 @@ class Runtime:
                 await in_thread(threads, peers.join)
                 pause = COUNT_FIRST
                 while self._pushes:
-                    self._sender.limit.share(await in_thread(threads, peers.count))
+                    limit.share(await in_thread(threads, peers.count))
                     with anyio.move_on_after(pause):
                         await self._idle.wait()
                     pause = min(2 * pause, COUNT_EVERY)
@@ -218,11 +241,18 @@ class Runtime:
     def endpoint(self) -> str:
         return self._session.endpoint
 
-    def publisher(self, *, followed: bool) -> ProgressPublisher:
-        return ProgressPublisher(self._config.progress_callback, followed=followed)
+    def publisher(self) -> ProgressPublisher:
+        """Publishes the progress of a push that is followed: most are awaited instead."""
+        from asyncpush.listeners.publisher import ProgressPublisher
+
+        return ProgressPublisher(self._config.progress_callback)
 
     async def push(
-        self, repo: Repo, source: Source, options: PushOptions, publisher: ProgressPublisher
+        self,
+        repo: Repo,
+        source: Source,
+        options: PushOptions,
+        publisher: ProgressPublisher | None = None,
     ) -> UploadResult:
         async def work(ctx: PushContext, collected: CollectedSources) -> UploadResult:
             return await self._run(ctx).push(collected)
@@ -286,7 +316,7 @@ class Runtime:
         path: str,
         source: Source,
         options: SyncOptions,
-        publisher: ProgressPublisher,
+        publisher: ProgressPublisher | None = None,
     ) -> SyncResult:
         from asyncpush.pipeline.sync import SyncRun
 
@@ -321,6 +351,7 @@ class Runtime:
         self, repo: Repo | None, options: PushOptions, token_from: str | None
     ) -> list[Finding]:
         from asyncpush.doctor import Facts, Target, ask_hub, collect_local_facts, judge
+        from asyncpush.protocol.accounts import kind_of_token
 
         target = None
         if repo is not None:
@@ -359,7 +390,8 @@ class Runtime:
     ) -> T:
         """Do some work on a source while its events are observed. With `stores`, long streams may
         be left open for a transfer that takes them."""
-        publisher = publisher or self.publisher(followed=False)
+        if publisher is None and self._config.progress_callback is not None:
+            publisher = self.publisher()
         progress = self._config.progress
         try:
             async with observe_push(
@@ -408,7 +440,7 @@ class Runtime:
             options=options,
             push_id=push_id,
             session=self._session,
-            sender=self._sender,
+            part_sender=self._part_sender,
             hasher=self._hasher,
             transfers=self._transfers,
             journal=self._journal,
@@ -463,7 +495,8 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         session_threads = SessionThreads(stack, hash_workers=config.hash_workers)
         threads = session_threads.journal
-        await in_thread(threads, lambda: preload(config.progress))
+        if progress_is_shown(config.progress, sys.stderr):
+            await in_thread(threads, partial(_import_display, config.progress))
         if endpoint != LOCAL:
             _check_online(endpoint)
         cache_dir = Path(config.cache_dir)
@@ -491,7 +524,7 @@ async def open_runtime(
             calls_in_flight=calls_in_flight,
         )
         stack.push_async_callback(session.close)
-        tokens.login = _login(session, [LogListener().on_event, *listeners])
+        tokens.open_login = partial(_open_login, session, listeners)
         journal: Journal | NullJournal = NullJournal()
         if config.resume:
             # With few file descriptors left, opening the journal might fail later.
@@ -513,7 +546,6 @@ async def open_runtime(
             listeners,
         )
         stack.push_async_callback(runtime.close)
-        await stack.enter_async_context(runtime.sharing_the_host())
         yield runtime
 
 
@@ -530,8 +562,9 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
     )
     if fewer != config:
         logger.warning(
-            "only %s more files and sockets can be opened: %s files and %s parts at once; raise the"
-            " limit (`ulimit -n`) for more",
+            "only %s more files and sockets can be opened: this session uses"
+            " max_concurrent_files=%s and max_concurrent_parts=%s; raise the limit (`ulimit -n`)"
+            " for more",
             left,
             fewer.max_concurrent_files,
             fewer.max_concurrent_parts,
@@ -539,10 +572,15 @@ def sparing(config: UploadConfig, left: int) -> UploadConfig:
     return fewer
 
 
+def _import_display(progress: ProgressChoice) -> None:
+    from asyncpush.listeners.bars import preload
+
+    preload(progress)
+
+
 def _import_what_may_be_needed(config: UploadConfig) -> None:
     """Import now, while the files of these modules can still be opened."""
-    modules = ["aiofiles.threadpool", "asyncpush.sources.sharding", "ctypes", "encodings.idna"]
-    modules += IMPORTED_LATE
+    modules = [*IMPORTED_LATE, *transfers.IMPORTED_LATE]
     try:
         for module in modules:
             import_module(module)
@@ -556,7 +594,7 @@ def _import_what_may_be_needed(config: UploadConfig) -> None:
 
 def _check_online(endpoint: str) -> None:
     """Raise `HubError` if the environment forbids requests, as the official client does for every
-    URL; `ValueError` if this is none."""
+    URL; `ValueError` if it is not a URL."""
     urls.check_endpoint(endpoint)
     if is_true(*OFFLINE_VARIABLES):
         names = [name for name in OFFLINE_VARIABLES if is_true(name)]
@@ -567,10 +605,12 @@ def _check_online(endpoint: str) -> None:
         )
 
 
-def _login(session: HubSession, listeners: Sequence[Listener]) -> Login:
-    """The object that renews a session's tokens. It belongs to no push, even if a push is the first
-    to wait for it."""
-    events = Emitter(listeners, push_id=uuid.uuid4().hex)
+def _open_login(session: HubSession, listeners: Sequence[Listener]) -> Login:
+    """The object that renews a session's tokens, for those that need it. It belongs to no push,
+    even if a push is the first to wait for it."""
+    from asyncpush.net.login import Login
+
+    events = Emitter([LogListener().on_event, *listeners], push_id=uuid.uuid4().hex)
 
     async def ask(
         request: HubRequest,
@@ -600,7 +640,7 @@ async def _start_local_hub(stack: AsyncExitStack, cache_dir: Path, threads: Exec
             except OSError:
                 if port == 0:
                     raise
-        raise AssertionError("one of two ports is tried last")  # pragma: no cover
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
     # Not in a thread of lowered priority: the threads started there would inherit it.
     with ThreadPoolExecutor(1, "asyncpush-start-hub") as starter:
@@ -625,6 +665,8 @@ def _listeners(config: UploadConfig, stack: AsyncExitStack) -> list[Listener]:
 def _listener(sink: EventSink, stack: AsyncExitStack) -> Listener:
     if not isinstance(sink, str | os.PathLike):
         return sink
+    from asyncpush.listeners.jsonl import JsonlWriter
+
     writer = JsonlWriter(sink)
     stack.callback(writer.close)
     return writer.on_event

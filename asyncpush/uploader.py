@@ -176,34 +176,41 @@ class Uploader:
     async def push_to_hub(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> UploadResult:
-        """Upload a source and commit it. Takes, returns and raises the same as the function
-        `push_to_hub`."""
-        return await self._start_push(self._running(), repo_id, source, options, followed=False)
+        """Upload a folder, file, bytes or mapping, and commit it. Returns only after the Hub has
+        shown every file with its size and checksum in the commit.
+
+        Args:
+            repo_id: `namespace/name`, or an address; created when missing.
+            source: a folder, a file, `bytes`, or a mapping of paths in the repo to contents.
+            options: the options of this push; see `PushOptions`.
+
+        Raises `InvalidRepoIdError`, `SourceError`, `HubError`, `IntegrityError`,
+        `VerificationError` or `TimeoutError`: see `help(asyncpush.push_to_hub)` for when, and for
+        all kinds of sources and addresses.
+        """
+        return await self._push(self._running(), repo_id, source, options)
 
     def start_push(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> PushHandle:
-        """Start a push and return at once.
+        """Start a push and return at once. Takes the same as `push_to_hub`.
 
-        Raises `InvalidRepoIdError` for an invalid id or address, and `ValueError` for options that
-        contradict each other. All other errors are raised by awaiting the handle.
+        Raises `InvalidRepoIdError` for an invalid `repo_id`, and `ValueError` for `options` that
+        contradict each other. All other errors, such as of the `source`, are raised by awaiting the
+        handle.
         """
-        return self._start_push(self._running(), repo_id, source, options, followed=True)
-
-    def _start_push(
-        self,
-        runtime: Runtime,
-        repo_id: str,
-        source: Source,
-        options: PushOptions | None,
-        *,
-        followed: bool,
-    ) -> PushHandle:
-        """Without `followed` nobody gets the handle, so that its progress need not be known."""
+        runtime = self._running()
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
-        publisher = runtime.publisher(followed=followed)
+        publisher = runtime.publisher()
         task = self._begin(runtime.push(repo, source, options, publisher), f"push {repo.repo_id}")
         return self._keep(PushHandle(task, publisher, repo.repo_id))
+
+    async def _push(
+        self, runtime: Runtime, repo_id: str, source: Source, options: PushOptions | None
+    ) -> UploadResult:
+        """Without a handle nobody can follow the push, so that its progress need not be known."""
+        repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
+        return await self._begin(runtime.push(repo, source, options), f"push {repo.repo_id}")
 
     def _keep(self, handle: H) -> H:
         """Keep a handle until its push has succeeded or was awaited, so that other failures are
@@ -245,9 +252,7 @@ class Uploader:
 
         async def one(push: Push) -> UploadResult:
             async with at_once:
-                return await self._start_push(
-                    runtime, push.repo_id, push.source, push.options, followed=False
-                )
+                return await self._push(runtime, push.repo_id, push.source, push.options)
 
         async def all_of_them() -> list[UploadResult | BaseException]:
             return await asyncio.gather(*(one(push) for push in pushes), return_exceptions=True)
@@ -275,9 +280,11 @@ class Uploader:
     async def upload_files(
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> list[Receipt]:
-        """Store files without committing them. The receipts can be pickled or written as JSON, and
-        committed later, also by another process or machine. Raises as `push_to_hub` does. See
-        `commit` for an example."""
+        """Store files without committing them. Takes and raises the same as `push_to_hub`.
+
+        The receipts can be pickled or written as JSON, and committed later, also by another process
+        or machine. See `commit` for an example.
+        """
         runtime = self._running()
         repo, options = target_of(repo_id, options or PushOptions(), runtime.endpoint)
         work = runtime.store(repo, source, options)
@@ -288,8 +295,13 @@ class Uploader:
     ) -> UploadResult:
         """Make one commit of receipts from any process or machine, and verify it.
 
-        `delete_patterns` apply here; with `dry_run` the plan is returned and nothing is committed.
-        Raises as `push_to_hub` does, also when the Hub has lost objects since they were stored.
+        Args:
+            repo_id: the repo that `upload_files` stored the files for.
+            receipts: what `upload_files` or `receipts_from_json` returned.
+            options: as for a push. `delete_patterns` apply here; with `dry_run` the plan is
+                returned and nothing is committed.
+
+        Raises the same as `push_to_hub`, also when the Hub has lost objects since they were stored.
 
         Example:
             >>> quiet = UploadConfig(progress="none")
@@ -314,9 +326,10 @@ class Uploader:
         options: PushOptions | None = None,
     ) -> UploadResult:
         """Make one commit of the receipts that `gather` returns, as one push with one progress.
+        Takes and raises the same as `commit`.
 
         Events that `gather` emits, such as those of uploads on other machines, are shown, logged
-        and counted as this push's own. The option `timeout` covers all of it.
+        and counted as events of this push. The option `timeout` covers all of it.
         """
         return await self._commit(repo_id, gather, options, "push")
 
@@ -346,8 +359,18 @@ class Uploader:
     async def copy(
         self, source: str, destination: str, options: PushOptions | SyncOptions | None = None
     ) -> UploadResult | SyncResult:
-        """Copy files on the Hub, without their bytes passing through this machine. Takes, returns
-        and raises the same as the function `copy`."""
+        """Copy files from one place on the Hub to another. Large files are copied there, without
+        passing through this machine.
+
+        Args:
+            source: a repo id or an address, with a revision and a path if wanted.
+            destination: the repo, branch and path, or the bucket and path, to copy to.
+            options: `PushOptions`, or `SyncOptions` when the destination is a bucket.
+
+        Raises `InvalidRepoIdError`, `ValueError`, `SourceError`, `HubError`, `VerificationError`,
+        `SyncError` or `TimeoutError`: see `help(asyncpush.copy)` for when, and for all forms of an
+        address.
+        """
         runtime = self._running()
         if names_bucket(destination):
             options = options or SyncOptions()
@@ -371,9 +394,17 @@ class Uploader:
         self, repo_id: str, source: Source, options: PushOptions | None = None
     ) -> AuditReport:
         """Compare local files with the repo, or with a bucket given by its address, by size and
-        checksum. Changes nothing. Raises `RepoNotFoundError` when the repo or bucket does not
-        exist, `SourceError` for files that cannot be read, `InvalidRepoIdError` for options that
-        contradict the address."""
+        checksum. Changes nothing.
+
+        Args:
+            repo_id: a repo id or an address, also of a bucket.
+            source: the local files, as for `push_to_hub`.
+            options: which files to compare (`path_in_repo`, patterns), and with which `revision`.
+
+        Raises `RepoNotFoundError` when the repo or bucket does not exist, `SourceError` for files
+        that cannot be read, `InvalidRepoIdError` for options that contradict the address, and
+        `HubError` when the Hub or the network fails.
+        """
         runtime = self._running()
         repo, options = any_target_of(repo_id, options or PushOptions(), runtime.endpoint)
         work = runtime.audit(repo, source, options)
@@ -382,30 +413,41 @@ class Uploader:
     async def sync(
         self, source: Source, address: str, options: SyncOptions | None = None
     ) -> SyncResult:
-        """Sync a source to a bucket. Takes, returns and raises the same as the function `sync`."""
-        return await self._start_sync(source, address, options, followed=False)
+        """Sync a folder, file, bytes or mapping to a bucket, and verify it.
+
+        Args:
+            source: as for `push_to_hub`.
+            address: `hf://buckets/namespace/name[/path]`, or the URL of the bucket's page.
+            options: the options of this sync; see `SyncOptions`.
+
+        Raises `InvalidRepoIdError`, `SourceError`, `HubError`, `SyncError` or `TimeoutError`: see
+        `help(asyncpush.sync)` for when, and for what an address with a path means.
+        """
+        runtime, bucket, path, options = self._sync_target(address, options)
+        work = runtime.sync(bucket, path, source, options)
+        return await self._begin(work, f"sync {bucket.repo_id}")
 
     def start_sync(
         self, source: Source, address: str, options: SyncOptions | None = None
     ) -> SyncHandle:
-        """Start a sync to a bucket and return at once.
+        """Start a sync to a bucket and return at once. Takes the same as `sync`.
 
-        Raises `InvalidRepoIdError` when `address` is not the address of a bucket. All other errors
-        are raised by awaiting the handle.
+        Raises `InvalidRepoIdError` when `address` is not the address of a bucket. All other errors,
+        such as of the `source`, are raised by awaiting the handle.
         """
-        return self._start_sync(source, address, options, followed=True)
-
-    def _start_sync(
-        self, source: Source, address: str, options: SyncOptions | None, *, followed: bool
-    ) -> SyncHandle:
-        runtime, options = self._running(), options or SyncOptions()
-        if not isinstance(options, SyncOptions):
-            raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
-        bucket, path = bucket_of(address, runtime.endpoint)
-        publisher = runtime.publisher(followed=followed)
+        runtime, bucket, path, options = self._sync_target(address, options)
+        publisher = runtime.publisher()
         work = runtime.sync(bucket, path, source, options, publisher)
         task = self._begin(work, f"sync {bucket.repo_id}")
         return self._keep(SyncHandle(task, publisher, bucket.repo_id))
+
+    def _sync_target(
+        self, address: str, options: SyncOptions | None
+    ) -> tuple[Runtime, Repo, str, SyncOptions]:
+        runtime, options = self._running(), options or SyncOptions()
+        if not isinstance(options, SyncOptions):
+            raise TypeError(f"options must be SyncOptions, not {type(options).__name__}")
+        return runtime, *bucket_of(address, runtime.endpoint), options
 
     def watch(
         self,
@@ -503,12 +545,13 @@ class Uploader:
     async def doctor(
         self, repo_id: str | None = None, options: PushOptions | None = None
     ) -> list[Finding]:
-        """Find what could stop a push before it is made, and how to fix it.
+        """Find what could stop a push before it is made, and how to fix it. Changes nothing on the
+        Hub.
 
-        Asks the Hub who the token belongs to and, given a repo id, whether the token may write
-        there and whether the branch exists. Checks clock, proxy, certificates, disk and limits.
-        Changes nothing on the Hub. A request to the Hub that fails becomes a finding, and is not
-        raised.
+        Asks the Hub who the token belongs to and, given a `repo_id`, whether the token may write
+        there and whether the branch of `options` exists. Checks clock, proxy, certificates, disk
+        and limits. A request to the Hub that fails becomes a finding, and is not raised. Raises
+        `InvalidRepoIdError` for an invalid id or address.
         """
         runtime, options = self._running(), options or PushOptions()
         repo: Repo | None = None
@@ -518,8 +561,7 @@ class Uploader:
         return await self._begin(work, "doctor")
 
     def _token_from(self) -> str | None:
-        from asyncpush.net.credentials import find_token
-        from asyncpush.net.login import RESOURCE
+        from asyncpush.net.credentials import RESOURCE, find_token
 
         if self._token is not None:
             return "that was given"
@@ -527,7 +569,7 @@ class Uploader:
             return f"from trusted publishing for {resource} ({RESOURCE})"
         found = find_token()
         if found is None and self._endpoint == LOCAL:
-            return "of the embedded Hub, which takes any"
+            return "of the embedded Hub, which accepts any"
         return f"from {found[1]}" if found is not None else None
 
     def _opened(self) -> Runtime:
@@ -634,8 +676,10 @@ async def push_to_hub(
         SourceError: before anything is sent; names all files that cannot be uploaded.
         SourceChangedError: a file changed while it was uploaded; nothing was committed.
         HubError: the Hub or the network failed; the subclass says how.
-        IntegrityError, VerificationError: the Hub has other content than was sent.
+        IntegrityError: the store has other content than was sent; nothing was committed.
+        VerificationError: the commit was made, but the Hub does not show every file as it was sent.
         TimeoutError: the time of `PushOptions(timeout=...)` is over.
+        ValueError, ImportError: an invalid endpoint; an extra is missing for "local".
 
     Example:
         >>> push = push_to_hub(
@@ -767,7 +811,7 @@ async def sync(
             contents go below the path; a file goes to the path, or below it when that ends in a
             slash.
         options: the options of this sync; see `SyncOptions`.
-        token, endpoint, config: as for `push_to_hub`. Buckets accept files only by Xet.
+        token, endpoint, config: as for `push_to_hub`. Buckets accept files only through Xet.
 
     Raises:
         MissingTokenError, InvalidRepoIdError, SourceError: before anything is sent.
@@ -826,7 +870,7 @@ class Handle(Generic[T]):
         return self._task.done()
 
     def on_done(self, call: Callable[[], object]) -> None:
-        """Call a function in the event loop when it has ended."""
+        """Call the function `call`, without arguments, in the event loop when this has ended."""
         self._task.add_done_callback(lambda _: call())
 
     def cancel(self) -> None:
@@ -840,7 +884,7 @@ class Handle(Generic[T]):
         self._task.cancel()
 
     def unobserved_failure(self) -> BaseException | None:
-        """The error, if nobody has awaited or cancelled this."""
+        """The error with which this failed, unless somebody has awaited or cancelled it."""
         if self._observed or not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()

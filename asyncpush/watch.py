@@ -88,7 +88,8 @@ class Pusher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchOutcome:
-    """The outcome of one push of a watched folder: its `result`, or its `error`.
+    """The outcome of one push of a watched folder: its `result`, or the `error` with which it
+    failed. The other one is None.
 
     Example:
         >>> WatchOutcome(error=AsyncPushError("the Hub is unreachable")).result is None
@@ -172,13 +173,15 @@ class FolderWatch:
             wanted = "SyncOptions" if self._in_bucket else "PushOptions"
             raise ValueError(f"{repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
-            raise ValueError("dry_run does not go with watch: nothing would ever be pushed")
+            raise ValueError("dry_run cannot be used with watch: nothing would ever be pushed")
         if isinstance(options, PushOptions) and options.parent_commit is not None:
             raise ValueError(
-                "parent_commit does not go with watch: only the first push could follow it"
+                "parent_commit cannot be used with watch: only the first push could build on it"
             )
         if is_address(folder) and not os.path.exists(folder):
-            raise ValueError(f"{folder!r} is an address: name a local folder, then where it goes")
+            raise ValueError(
+                f"{folder!r} is an address: give a local folder first, then the repo or bucket"
+            )
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise ValueError(f"{os.fspath(folder)!r} is a file: name the folder that it is in")
         self.failures: deque[Exception] = deque(maxlen=FAILURES_KEPT)
@@ -237,7 +240,7 @@ class FolderWatch:
         if raised is None:
             return
         if self._broken not in (None, raised):
-            raised.add_note(f"the watch of {self._folder!r} ended by an error: {self._broken}")
+            raised.add_note(f"the watch of {self._folder!r} failed: {self._broken}")
         if error not in (None, raised):
             raised.add_note(f"the last push of {self._folder!r} failed: {error}")
         if exc is None:
@@ -354,7 +357,7 @@ class FolderWatch:
         another one. One that was closed was not wanted: that ends the watch."""
         if not error.merged or self._before_pull_request is None:
             return False
-        logger.warning("%s; the changes since then go to another one", error.message)
+        logger.warning("%s; later changes are pushed to a new one", error.message)
         self._repo_id, self._options = self._before_pull_request
         self._before_pull_request = None
         return True

@@ -96,30 +96,30 @@ class Plan:
     per_check: int = 1000
     """Paths in a paths-info call, once to commit what is missing, once to verify."""
     commit_seconds_per_file: float = 0.6
-    """The Hub gets through about 100 LFS files a minute (`pipeline.hublimits`)."""
+    """The Hub commits about 100 LFS files a minute (`pipeline.preflight`)."""
     commit_seconds_per_inline: float = 0.01
-    """Assumed: nobody has measured the Hub's."""
+    """Assumed, not measured."""
 
 
-def calls(files: int, *, lfs: bool, links: int, plan: Plan) -> int:
-    """Calls of the Hub's API: of LFS objects each has a verify of its own."""
+def calls(files: int, *, lfs: bool, commits: int, plan: Plan) -> int:
+    """Calls of the Hub's API. Each LFS object has a verify call."""
     gathered = ceil(files / plan.per_call)
     checks = ceil(files / plan.per_check)
-    return gathered + checks + links + (gathered + files if lfs else 0)
+    return gathered + checks + commits + (gathered + files if lfs else 0)
 
 
 def many(files: int, per_commit: int, *, lfs: bool, plan: Plan) -> dict[str, float]:
-    """Hours that each bound asks for, one after another or at once as they come in a push; `lost`
-    are seconds of committing that a kill costs at worst (the link that was under way)."""
-    links = ceil(files / per_commit)
+    """Hours that each limit takes; in a push some of them overlap. `lost s` is how many seconds of
+    committing a kill loses at most: the commit in progress."""
+    commits = ceil(files / per_commit)
     each = plan.commit_seconds_per_file if lfs else plan.commit_seconds_per_inline
     cost = CHECKED.lfs_object if lfs else CHECKED.inline_file
     return {
-        "links": links,
-        "calls": calls(files, lfs=lfs, links=links, plan=plan),
+        "commits": commits,
+        "calls": calls(files, lfs=lfs, commits=commits, plan=plan),
         "CPU h": files * cost / 3600,
-        "quota h": calls(files, lfs=lfs, links=links, plan=plan) / plan.quota * 300 / 3600,
-        "commits h": files * each / 3600,
+        "quota h": calls(files, lfs=lfs, commits=commits, plan=plan) / plan.quota * 300 / 3600,
+        "committing h": files * each / 3600,
         "lost s": per_commit * each,
     }
 
@@ -139,7 +139,7 @@ def lines() -> Iterator[str]:
                 f" | {r.cores:.1f} | {r.connections} |"
             )
     yield ""
-    yield "| files | a commit | links | calls | CPU h | quota h | commits h | lost s |"
+    yield "| files | files a commit | commits | calls | CPU h | quota h | committing h | lost s |"
     yield "|---|---|---|---|---|---|---|---|"
     for files, per_commit, lfs, quota in (
         (1_000_000, 10_000, False, 1000),
@@ -150,8 +150,9 @@ def lines() -> Iterator[str]:
         m = many(files, per_commit, lfs=lfs, plan=Plan(quota))
         kind = f"{files:,} {'LFS' if lfs else 'regular'}, quota {quota:,}"
         yield (
-            f"| {kind} | {per_commit:,} | {m['links']:,.0f} | {m['calls']:,.0f}"
-            f" | {m['CPU h']:.2f} | {m['quota h']:.1f} | {m['commits h']:.1f} | {m['lost s']:.0f} |"
+            f"| {kind} | {per_commit:,} | {m['commits']:,.0f} | {m['calls']:,.0f}"
+            f" | {m['CPU h']:.2f} | {m['quota h']:.1f} | {m['committing h']:.1f}"
+            f" | {m['lost s']:.0f} |"
         )
 
 

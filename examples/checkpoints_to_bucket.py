@@ -1,4 +1,4 @@
-"""Keep the newest checkpoints of a training run in a bucket, each one whole or not there at all.
+"""Keep the newest checkpoints of a training run in a bucket, each one marked when it is complete.
 
 HF_ENDPOINT=local python examples/checkpoints_to_bucket.py hf://buckets/me/runs/run-7
 """
@@ -26,7 +26,7 @@ async def main(run: str) -> None:
                     files = {"model.bin": weights, "state.json": b'{"step": %d}' % step}
                     await pusher.push(files, name=f"step-{step}")
             print(await pusher.flush())
-        for checkpoint in await up.checkpoints_in(run):  # whoever resumes takes the last one
+        for checkpoint in await up.checkpoints_in(run):  # to resume, take the last one
             print(checkpoint.address, checkpoint.size)
 
 

@@ -1,4 +1,4 @@
-"""Publish many models at once: one session, global limits, every push to its end.
+"""Publish many models at once: one session, shared limits; a failed push does not stop the others.
 
 HF_ENDPOINT=local python examples/many_models.py me
 """

@@ -1,4 +1,4 @@
-"""See a push as a trace, below the span of whatever started it.
+"""See a push as a trace, below the span that is current when it starts.
 
 pip install 'asyncpush[hub,otel]' opentelemetry-sdk
 HF_ENDPOINT=local python examples/opentelemetry_tracing.py me/model

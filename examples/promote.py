@@ -18,7 +18,7 @@ async def main(folder: str, staging: str, production: str, version: str) -> None
         candidate = await up.push_to_hub(staging, folder, PushOptions(private=True))
         if not await passes_its_tests(staging, candidate.commit_sha):
             sys.exit(f"not released: {candidate.commit_url}")
-        # Just the commit that was tested, whatever the branch holds by now.
+        # Exactly the commit that was tested, even if the branch has moved.
         tested = f"hf://{staging}@{candidate.commit_sha}"
         released = await up.copy(tested, production, PushOptions(commit_message=version))
         print(f"{version} is out: {released.commit_url}")

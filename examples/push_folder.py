@@ -1,4 +1,4 @@
-"""Push a folder, then look whether the Hub holds just that.
+"""Push a folder, then check that the Hub has exactly its files.
 
 HF_TOKEN=hf_... python examples/push_folder.py me/model out/
 HF_ENDPOINT=local python examples/push_folder.py me/model out/    # the embedded Hub

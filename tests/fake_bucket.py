@@ -224,7 +224,7 @@ def _context(bucket: FakeBucket, options: PushOptions) -> PushContext:
         options=options,
         push_id="push-1",
         session=session,
-        sender=nothing,
+        part_sender=nothing,
         hasher=Hasher(journal),
         transfers=Transfers(for_repos=(), for_buckets=_Store(bucket)),
         journal=journal,

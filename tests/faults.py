@@ -161,6 +161,23 @@ def _answer(name: str, status: int, body: str = "", **headers: str) -> None:
     KINDS[name] = answer
 
 
+def _done_then(status: int) -> None:
+    """A hook of the Hub, or a proxy in front of it, fails after the work."""
+
+    async def refuse(
+        layer: FaultLayer, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await handler(request)
+        return web.json_response({"error": "hook failed"}, status=status)
+
+    KINDS[f"done, then {status}"] = refuse
+
+
+REFUSALS = (400, 403, 409, 413, 422)
+for _status in REFUSALS:
+    _done_then(_status)
+
+
 _answer("429 Retry-After seconds", 429, '{"error": "rate limited"}', Retry_After="0")
 _answer("429 RateLimit", 429, '{"error": "rate limited"}', RateLimit='"api";r=0;t=0')
 _answer("429 hours", 429, '{"error": "rate limited"}', Retry_After="86400")
@@ -171,6 +188,12 @@ _answer(
     403,
     '{"error": "You don\'t have the rights to create a model under the namespace \\"you\\""}',
 )
+_answer(
+    "200 with an S3 error", 200, "<?xml version='1.0'?>\n<Error><Message>late</Message></Error>"
+)
+_answer("200 with an error", 200, '{"success": false, "error": "checksum"}')
+_answer("405", 405)
+_answer("501", 501)
 _answer("409 owner", 409, '{"error": "You already created this repo under another owner"}')
 
 

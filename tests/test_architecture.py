@@ -119,6 +119,16 @@ def test_no_module_imports_itself_through_others() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
+def test_no_two_modules_have_the_same_name() -> None:
+    """Except commands, which are named after what they run."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in ROOT.rglob("*.py"):
+        if path.parent.name != "cli" and path.stem != "__init__":
+            folders[path.stem].append(path.parent.name)
+    twice = {name: sorted(found) for name, found in folders.items() if len(found) > 1}
+    assert twice == {"transformers": ["integrations", "training"]}  # the first is its earlier name
+
+
 def _unit(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
@@ -153,7 +163,7 @@ def test_an_outside_library_has_one_door(library: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["push", "routing", "selection", "store"])
-def test_no_stage_of_a_push_knows_a_transfer_by_its_name(stage: str) -> None:
+def test_no_stage_of_a_push_names_a_transfer(stage: str) -> None:
     text = (ROOT / "pipeline" / f"{stage}.py").read_text()
     imported = {
         name for name in _imports(ast.parse(text)) if name.startswith("asyncpush.transfers")

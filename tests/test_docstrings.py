@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_every_public_method_and_property_is_documented(name: str) -> None:
     assert not [member for member, found in own if not inspect.getdoc(found)]
 
 
+@pytest.mark.parametrize("name", [each for each in NAMES if is_dataclass(getattr(asyncpush, each))])
+def test_every_public_field_is_described(name: str) -> None:
+    value = getattr(asyncpush, name)
+    described = set(re.findall(r"\w+", value.__doc__.partition("Example:")[0]))
+    assert {field.name for field in fields(value)} <= described
+
+
 def ours(member: object) -> bool:
     function = member.fget if isinstance(member, property) else member
     return getattr(function, "__module__", "").startswith("asyncpush")
@@ -76,7 +84,7 @@ def test_the_tour_names_everything_public() -> None:
     assert set(asyncpush.__all__) - tour == {"__version__"}
 
 
-def test_help_shows_the_public_names_though_they_are_imported_late() -> None:
+def test_help_shows_public_names_that_are_imported_late() -> None:
     program = "import pydoc, asyncpush; print(pydoc.plain(pydoc.render_doc(asyncpush)))"
     run = [sys.executable, "-c", program]
     output = subprocess.run(run, capture_output=True, text=True, check=True, timeout=30).stdout

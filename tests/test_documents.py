@@ -75,7 +75,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert command in [step.get("run") for step in ci["jobs"]["all"]["steps"]]
 
 
-def test_hooks_and_issue_forms_are_yaml_with_what_github_asks_for() -> None:
+def test_hooks_and_issue_forms_are_valid_yaml() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert all({"id", "entry", "language"} <= set(hook) for hook in hooks["repos"][0]["hooks"])
     for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("[bf]*.yml"):

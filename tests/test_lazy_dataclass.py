@@ -1,4 +1,4 @@
-"""`lazy_dataclass.dataclass` against the standard decorator: the same behaviour, nothing compiled."""
+"""`lazy_dataclass.dataclass` against the standard one: the same behaviour, nothing compiled."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_instances_behave_as_those_of_the_standard_decorator(made: tuple[Any, ..
 
 
 @made_by_each
-def test_instances_that_are_not_frozen_behave_as_those_of_the_standard_decorator(
+def test_mutable_instances_behave_as_standard_ones(
     made: tuple[Any, ...],
 ) -> None:
     _, _, counted, itself = made

@@ -160,8 +160,9 @@ def test_what_is_not_said_is_nothing() -> None:
     ],
 )
 def test_a_hostile_receipt_is_refused_by_field(row: Any, field: str) -> None:
-    with pytest.raises(SourceError, match=field):
+    with pytest.raises(SourceError, match=field) as caught:
         Receipt.from_json(row)
+    assert "upload_files" in caught.value.suggestion
 
 
 @pytest.mark.parametrize(
@@ -180,8 +181,9 @@ def test_a_hostile_receipt_is_refused_by_field(row: Any, field: str) -> None:
     ids=repr,
 )
 def test_what_is_not_a_receipts_file(text: bytes) -> None:
-    with pytest.raises(SourceError, match="receipt"):
+    with pytest.raises(SourceError, match="receipt") as caught:
         receipts_from_json(text)
+    assert "upload_files" in caught.value.suggestion
 
 
 @settings(max_examples=40)

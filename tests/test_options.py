@@ -90,7 +90,7 @@ def test_a_bad_option_is_named(name: str, value: Any) -> None:
 
 def test_a_part_in_flight_fits_into_memory() -> None:
     UploadConfig(chunk_size=1 << 20, max_memory=4 << 20)
-    with pytest.raises(ValueError, match=r"^chunk_size must be 1/4 of max_memory"):
+    with pytest.raises(ValueError, match=r"^chunk_size must be at most 1/4 of max_memory"):
         UploadConfig(chunk_size=(1 << 20) + 1, max_memory=4 << 20)
 
 

@@ -108,7 +108,7 @@ TEXTS = st.text(max_size=40)
     before=TEXTS,
     after=st.sampled_from(["", " ", "'", '"', "<", "\n"]),
 )
-def test_prop_of_a_url_host_and_path_remain_and_no_secret(
+def test_prop_a_redacted_url_keeps_host_and_path(
     scheme: str,
     host: str,
     path: list[str],
@@ -150,7 +150,7 @@ def test_prop_a_known_secret_of_any_form_is_hidden(before: str, after: str, secr
 
 @property_of
 @given(before=TEXTS, token=SECRETS, at=st.integers(0, 40))
-def test_prop_a_text_cut_in_a_secret_shows_none_of_it(before: str, token: str, at: int) -> None:
+def test_prop_text_cut_within_a_secret_hides_it(before: str, token: str, at: int) -> None:
     assume(not any(token[:4] in text for text in (before, HIDDEN)))
     cut = token[:at]
     shown = redact_text(before + cut, token)

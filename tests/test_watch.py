@@ -1,4 +1,4 @@
-"""A watched folder is pushed when it has come to rest, and what is left when the block ends."""
+"""A watched folder is pushed once it stops changing, and its last changes when the block ends."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_one_pull_request_takes_all_pushes(
 
 
 @pytest.mark.parametrize("target", ["me/m", "hf://me/m@main/logs"], ids=["id", "address"])
-async def test_after_a_merge_the_next_changes_open_another_pull_request(
+async def test_after_a_merge_changes_open_another_pull_request(
     target: str, uploader: Uploader, hub: LocalHub, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     await uploader.push_to_hub("me/m", {"there": b"0"})

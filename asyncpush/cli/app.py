@@ -13,18 +13,18 @@ _IN = "asyncpush.cli."
 COMMANDS = {
     "push": (_IN + "push", "Upload a folder or file as one verified commit."),
     "many": (_IN + "many", "Run all pushes of a manifest."),
-    "watch": (_IN + "watch", "Push a folder whenever it has come to rest, until Ctrl-C."),
+    "watch": (_IN + "watch", "Push a folder each time it has changed, until Ctrl-C."),
     "upload": (_IN + "push", "Store files now, to commit them later."),
     "commit": (_IN + "push", "Commit files that `asyncpush upload` stored."),
     "sync": (_IN + "sync", "Upload a folder or file to a storage bucket."),
     "copy": (_IN + "copy", "Copy files on the Hub without their bytes."),
     "audit": (_IN + "audit", "Compare local files with a repo or a bucket by checksum."),
-    "doctor": (_IN + "doctor", "Look for what could stop a push, and how to fix it."),
-    "timeline": (_IN + "timeline", "Draw when each step of a push took place."),
+    "doctor": (_IN + "doctor", "Check what could stop a push, and say how to fix it."),
+    "timeline": (_IN + "timeline", "Draw the timeline of a push."),
     "hub": (_IN + "hub", "Run the embedded Hub until Ctrl-C."),
     "demo": (_IN + "demo", "Show a whole push on this machine, without an account."),
     "schema": (_IN + "output_schema", "Print the JSON Schema of what commands print with --json."),
-    "cache": (_IN + "cache", "Show or clear what is remembered between pushes."),
+    "cache": (_IN + "cache", "Show or clear the resume journal."),
 }
 """As the help lists them: the module of each, and the first sentence of its help text."""
 
@@ -32,9 +32,9 @@ EXIT_CODES = {
     0: "done",
     1: "failed",
     2: "usage: a bad argument, option, manifest or repo id",
-    3: "not authorised: no token, a wrong one, or one without the right",
+    3: "not authorised: no token, a wrong one, or one that may not do this",
     4: "conflict: others committed first, or have closed the pull request",
-    5: "done, but the result, or a file such as of --events or --timeline, could not be written",
+    5: "done, but the result or a file (--events, --timeline) could not be written",
     130: "interrupted by Ctrl-C (143: by SIGTERM); run it again to resume",
     141: "the reader of --json closed the pipe; the push may be done",
 }
@@ -49,7 +49,7 @@ app = Application(
     no_args_is_help=True,
     help="""Publish models to the Hugging Face Hub: many files, many parts, one verified commit.
 
-Results go to stdout, all else to stderr.
+Results go to stdout, everything else to stderr.
 """,
     epilog="""For completion in bash, add this line to ~/.bashrc (in other shells: zsh_source,
 fish_source):

@@ -325,8 +325,8 @@ timeline = option(
     section=OUTPUT_SECTION,
     type=A_PATH,
     metavar="FILE.svg",
-    help="Draw when each step took place, also for a push that fails: a picture (needs"
-    " asyncpush[viz]), or with FILE.json a trace for Perfetto (default: none).",
+    help="Draw when each step took place, even if the push fails: as a picture (needs"
+    " asyncpush[viz]) or, with FILE.json, as a Perfetto trace (default: none).",
 )
 as_json = option(
     "--json",
@@ -457,7 +457,7 @@ def check_order(repo_id: str, source: str) -> None:
         parse_address(source) if is_address(source) else check_repo_id(source)
         raise UsageError(
             f"REPO_ID and SOURCE look swapped: {repo_id!r} is a local path, {source!r} is not",
-            suggestion=f"write the repo first: {source} {repo_id}",
+            suggestion=f"give the repo first: {source} {repo_id}",
         )
 
 

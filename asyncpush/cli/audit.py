@@ -69,7 +69,7 @@ def audit(
     if is_address(source) and not os.path.exists(source):
         raise UsageError(
             f"audit compares local files with the Hub, and SOURCE is on the Hub: {source}",
-            suggestion="name a local folder or file second",
+            suggestion="give a local folder or file as SOURCE",
         )
     options = settings(context, PushOptions)
     arg.check_target(context, repo_id, options, buckets=True)
@@ -96,7 +96,7 @@ def report_document(report: AuditReport) -> dict[str, object]:
 
 
 def report_lines(report: AuditReport) -> list[str]:
-    """Where, each path that is not as it should be, and the sum of it."""
+    """The URL, each path that differs, and the counts."""
     found = {
         "missing": report.missing,
         "different": report.different,

@@ -356,6 +356,8 @@ def _end(error: click.ClickException, *, as_json: bool) -> NoReturn:
         error.show()
     else:
         context = getattr(error, "ctx", None)
-        suggestion = f"run `{context.command_path} --help` to see what it takes" if context else ""
+        suggestion = (
+            f"run `{context.command_path} --help` for its arguments and options" if context else ""
+        )
         Output(as_json=as_json).failure(UsageError(error.format_message(), suggestion=suggestion))
     sys.exit(error.exit_code)

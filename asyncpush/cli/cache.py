@@ -1,4 +1,4 @@
-"""`asyncpush cache`: show or clear what is remembered between pushes."""
+"""`asyncpush cache`: show or clear the resume journal."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @click.group("cache", cls=Group, no_args_is_help=True, context_settings=HELP_OPTIONS)
 def cache() -> None:
-    """Show or clear what is remembered between pushes. These are unfinished uploads, which the next
-    push resumes, and the hashes of files."""
+    """Show or clear the resume journal. It holds unfinished uploads, which the next push resumes,
+    and the hashes of files, which it does not compute again."""
 
 
 @command(*arg.OUTPUT, name="ls")
 def list_entries(context: click.Context, output: Output, /) -> None:
-    """List the uploads that can be resumed, and how much else is remembered."""
+    """List the uploads that can be resumed, and count the other entries."""
     with _journal() as journal:
         stats, entries = journal.stats(), journal.entries()
     document = asdict(stats) | {"entries": entries}
@@ -36,7 +36,7 @@ def list_entries(context: click.Context, output: Output, /) -> None:
 
 @command(*arg.OUTPUT)
 def clear(context: click.Context, output: Output, /) -> None:
-    """Forget everything. The next push hashes and sends every file again."""
+    """Remove all entries. The next push hashes and sends every file again."""
     with _journal() as journal:
         forgotten = journal.clear()
         path = journal.stats().path

@@ -196,7 +196,7 @@ def _called() -> str:
 
 
 def _page_lines(result: UploadResult, root: Path, port: int) -> list[str]:
-    shown = "The page of the repo shows files, card and commits. To see it, run"
+    shown = "The repo's page shows its files, card and commits. To see it, run"
     return [
         "",
         *paragraph(shown, sys.stdout),

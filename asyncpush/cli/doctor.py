@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     *arg.OUTPUT,
 )
 def doctor(context: Context, output: Output, /, *, repo_id: str | None, **_: object) -> None:
-    """Look for what could stop a push, and how to fix it. Checks token, rights, namespace, branch,
-    clock, proxy, certificates and disk; changes nothing. The exit code is 0 if a push can start, 3
-    if the token is the problem, else 1."""
+    """Check what could stop a push, and say how to fix it. It looks at the token, its rights, the
+    namespace, branch, clock, proxy, certificates and disk, and changes nothing. The exit code is 0
+    if a push can start, 3 if the token is the problem, else 1."""
     from asyncpush.doctor import exit_code_of
 
     options = settings(context, PushOptions)

@@ -119,7 +119,7 @@ def _toml_rows(text: str, problems: list[str]) -> Iterator[_Row]:
 
 
 def _json_rows(text: str, problems: list[str]) -> Iterator[_Row]:
-    # Not splitlines(): it also breaks at U+2028 and kin, which JSON strings may hold as they are.
+    # Not splitlines(): it also breaks at U+2028 and the like, which JSON need not escape.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -162,7 +162,7 @@ def _options(written: Mapping[str, Any], folder: Path) -> PushOptions:
 
 
 def _check_target(written: Mapping[str, Any], options: PushOptions, endpoint: str) -> None:
-    """Raises `InvalidRepoIdError` for an id or address that is none, or that contradicts the rest;
+    """Raises `InvalidRepoIdError` for an invalid id or address, or one that contradicts an option;
     `ValueError` for options that do not go together. The embedded Hub's own URLs are known once it
     has been started."""
     repo_id = written.get("repo_id")

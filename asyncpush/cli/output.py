@@ -1,4 +1,4 @@
-"""What a command prints: its result on stdout, everything else on stderr. A failure is told by the
+"""What a command prints: its result on stdout, everything else on stderr. A failure is shown by the
 exit code, in lines of text, and with `--json` as an object."""
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Output:
         lines: Sequence[str],
         document: Mapping[str, Any],
         *,
-        done: str = "the command has done its work",
+        done: str = "the command succeeded",
     ) -> None:
         """Print the result: lines of text, or the document as JSON. `done` says what is true even
         if it cannot be printed.

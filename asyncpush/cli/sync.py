@@ -37,16 +37,16 @@ BUCKET = "The bucket"
     argument(
         "address",
         metavar="ADDRESS",
-        help="hf://buckets/namespace/name[/path], or the URL of the bucket's page. A file lands at"
-        " the path, or below it when it ends in a slash.",
+        help="hf://buckets/namespace/name[/path], or the URL of the bucket's page. For a single"
+        " file, the path is its new name, or its folder if it ends with a slash.",
     ),
     option(
         "--delete",
         fills="delete",
         section=arg.FILES,
         is_flag=True,
-        help="Delete the bucket's files below ADDRESS that SOURCE does not have, after all others"
-        " were added. What --include and --exclude leave out stays.",
+        help="Delete the bucket's files below ADDRESS that SOURCE does not have, once all others"
+        " are added. Files that --include and --exclude leave out are kept.",
     ),
     arg.include,
     arg.exclude,
@@ -58,8 +58,8 @@ BUCKET = "The bucket"
         fills="complete_marker",
         section=BUCKET,
         is_flag=True,
-        help="Write .complete.json last, once all files are verified, so that readers can tell a"
-        " whole set from a part of one.",
+        help="Write .complete.json last, once all files are verified, so that readers can tell"
+        " complete sets from incomplete ones.",
     ),
     option(
         "--private",
@@ -77,8 +77,20 @@ BUCKET = "The bucket"
         is_flag=True,
         help="Fail if the bucket does not exist, instead of creating it.",
     ),
-    arg.region,
-    arg.resource_group,
+    option(
+        "--region",
+        fills="region",
+        section=BUCKET,
+        metavar="REGION",
+        help="Where to store the bucket, such as us or eu, if it is created.",
+    ),
+    option(
+        "--resource-group",
+        fills="resource_group",
+        section=BUCKET,
+        metavar="ID",
+        help="Resource group of the organisation, if the bucket is created.",
+    ),
     option(
         "--no-verify",
         fills="verify",
@@ -101,8 +113,8 @@ BUCKET = "The bucket"
     *arg.OUTPUT,
 )
 def sync(context: Context, output: Output, /, *, source: str, address: str, **_: object) -> None:
-    """Upload a folder or file to a storage bucket. What the bucket has already is not sent, and
-    every file is verified by its size and Xet hash."""
+    """Upload a folder or file to a storage bucket. Data that the bucket already has is not sent.
+    Every file is verified by its size and Xet hash."""
     _check_address(context, source, address)
     options = settings(context, SyncOptions)
     run_sync(
@@ -157,7 +169,7 @@ def result_document(result: SyncResult) -> dict[str, Any]:
 
 
 def result_lines(result: SyncResult) -> list[str]:
-    """Where it is, then what was done."""
+    """The bucket's URL, then what was done."""
     counts = []
     if result.files_uploaded:
         counts.append(f"{format_count(len(result.files_uploaded), 'file')} uploaded")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         type=arg.A_PATH,
         required=True,
         metavar="FILE.svg",
-        help="A picture (needs asyncpush[viz]), or with FILE.json a trace for Perfetto.",
+        help="The picture to write (needs asyncpush[viz]), or FILE.json for a Perfetto trace.",
     ),
     option(
         "--push",
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 def timeline(
     context: Context, output: Output, /, *, events: Path, out: Path, push: str | None
 ) -> None:
-    """Draw when each step of a push took place. Takes the file that --events wrote."""
+    """Draw the timeline of a push. It shows when each step took place, from the file that --events
+    wrote."""
     from asyncpush.listeners.format import format_count
     from asyncpush.listeners.timeline.recording import check_target, read_timeline, render
     from asyncpush.own_files import write_atomically

@@ -1,4 +1,4 @@
-"""`asyncpush watch`: push a folder whenever it has come to rest, until Ctrl-C."""
+"""`asyncpush watch`: push a folder each time it has changed, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Seconds(click.ParamType[float]):
     argument(
         "repo_id",
         metavar="REPO_ID",
-        help="Where to: NAMESPACE/NAME or an hf:// address, also of a bucket.",
+        help="The repo or bucket to push to: namespace/name, or an hf:// address.",
     ),
     option(
         "--every",
@@ -63,8 +63,8 @@ class _Seconds(click.ParamType[float]):
         default="60s",
         show_default=True,
         metavar="TIME",
-        help="Time from one push to the next, at least. A folder that never comes to rest is pushed"
-        " after twice as long in any case.",
+        help="Least time from the end of a push to the next one. A folder that never stops"
+        " changing is pushed after twice this time.",
     ),
     option(
         "--quiet-for",
@@ -72,7 +72,7 @@ class _Seconds(click.ParamType[float]):
         default="5s",
         show_default=True,
         metavar="TIME",
-        help="Time without a change after which the folder counts as at rest.",
+        help="How long the folder must be unchanged before it is pushed.",
     ),
     arg.repo_type,
     *arg.NEW_REPO,
@@ -100,20 +100,21 @@ def watch(
     quiet_for: float,
     **_: object,
 ) -> None:
-    """Push a folder whenever it has come to rest, until Ctrl-C. What is left then is pushed; a
-    second Ctrl-C gives that up. A push that fails is reported and tried again."""
+    """Push a folder each time it has changed, until Ctrl-C. A push starts once the folder has
+    stopped changing. Ctrl-C pushes the last changes; a second one cancels that. A push that fails
+    is reported and tried again."""
     if os.path.exists(repo_id) and not os.path.exists(folder):
         raise UsageError(
             f"FOLDER and REPO_ID look swapped: {repo_id!r} is a folder here",
-            suggestion=f"name the folder first: {repo_id} {folder}",
+            suggestion=f"give the folder first: {repo_id} {folder}",
         )
     if is_address(folder) and not os.path.exists(folder):
         raise UsageError(
             f"FOLDER is an address, {folder!r}",
-            suggestion="name a local folder, then the repo or bucket that it goes to",
+            suggestion="give a local folder first, then the repo or bucket to push to",
         )
     if os.path.isfile(folder):
-        raise UsageError(f"{folder!r} is a file: name a folder")
+        raise UsageError(f"{folder!r} is a file: give a folder")
     options: PushOptions | SyncOptions
     if names_bucket(repo_id):
         taken = {field.name for field in fields(SyncOptions)}
@@ -162,7 +163,7 @@ async def _watch(
         try:
             async with watch:
                 inside = True
-                output.note(f"watching {folder}; Ctrl-C pushes what is left and ends")
+                output.note(f"watching {folder}; Ctrl-C pushes the last changes and ends")
                 try:
                     await watch.wait()
                 finally:

@@ -65,8 +65,8 @@ def stray_cancellations_are_errors() -> Iterator[None]:
             raise
         raise AsyncPushError(
             "it was stopped by a CancelledError, though nobody cancelled it",
-            suggestion="look which task of your own was cancelled while it was awaited here: a"
-            " source, a token callable, a listener",
+            suggestion="find out which of your own tasks was cancelled while it was awaited here:"
+            " in a source, a token callable or a listener",
         ) from exc
 
 
@@ -144,14 +144,20 @@ async def for_each(
     produced lazily are produced one at a time. A failure cancels the others and is raised as
     itself."""
     remaining = iter(items)
+    at_once = min(width, len(items)) if isinstance(items, Sized) else 1
+    later = 0 if isinstance(items, Sized) else width - 1
 
     async def worker() -> None:
+        nonlocal later
         for item in remaining:  # shared: whoever is free takes the next one
+            if later:  # nobody knows how many items will come: start one more worker with each
+                later -= 1
+                group.start_soon(for_group(worker))
             await work(item)
 
     with single_error():
         async with anyio.create_task_group() as group:
-            for _ in range(min(width, len(items)) if isinstance(items, Sized) else width):
+            for _ in range(at_once):
                 group.start_soon(for_group(worker))
 
 
@@ -261,7 +267,7 @@ class Batcher(Generic[K, V]):
         self._start_call()
 
     def _next_call(self) -> list[tuple[K, _Question[K, V]]]:
-        """Takes them in order: nobody who waits is overtaken."""
+        """Takes them in the order in which they came."""
         taken: list[tuple[K, _Question[K, V]]] = []
         weight = 0
         while self._waiting and len(taken) < self._limit:
@@ -283,7 +289,7 @@ class SharedSlots:
     def __init__(self, count: int) -> None:
         self.free = count
         self.waiting: deque[FairSlots] = deque()
-        """The pushes that wait for a slot, each of them once, so that slots go round."""
+        """The pushes that wait for a slot, each of them once, so that each gets one in turn."""
 
 
 class FairSlots:

@@ -41,8 +41,7 @@ from asyncpush.models import (
     receipts_from_json,
     receipts_to_json,
 )
-from asyncpush.net.credentials import Token, token_from_environment
-from asyncpush.net.login import RESOURCE
+from asyncpush.net.credentials import RESOURCE, Token, token_from_environment
 from asyncpush.options import LOCAL, PushOptions, UploadConfig, default_cache_dir, endpoint_in_use
 from asyncpush.protocol.addresses import target_of
 from asyncpush.sources import collect, read_all
@@ -124,7 +123,10 @@ async def push_distributed(
     options, config = options or PushOptions(), config or UploadConfig()
     placed = [s if isinstance(s, NodeSource) else NodeSource(s) for s in sources]
     if not placed:
-        raise SourceError("no sources were given", suggestion="name what each node has")
+        raise SourceError(
+            "no sources were given",
+            suggestion="give at least one source: what each node has to upload",
+        )
     tasks = _Tasks(num_cpus=num_cpus, max_retries=max_retries)
     async with Uploader(token, endpoint, config) as up:
         repo, options = target_of(repo_id, options, up.endpoint)

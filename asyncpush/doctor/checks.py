@@ -126,7 +126,7 @@ def check_token(facts: Facts) -> Iterator[Finding]:
     if isinstance(account, Account):
         member = f", member of {', '.join(account.orgs)}" if account.orgs else ""
         about = ", ".join(filter(None, (_kind(account, facts.local), _until(account, facts.local))))
-        found = f"{account.name}{member}, by the token {where}" + (about and f": {about}")
+        found = f"{account.name}{member}, with the token {where}" + (about and f": {about}")
         yield Finding("token", "ok", found)
     elif account.status == 401:
         found = f"the token {where} is not accepted: expired, revoked or mistyped"

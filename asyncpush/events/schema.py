@@ -108,7 +108,11 @@ _ABOUT: dict[str, Any] = {
                     "required": ["file", "size"],
                 },
             },
-            {"type": "integer", "minimum": 0, "description": "of a commit: how many"},
+            {
+                "type": "integer",
+                "minimum": 0,
+                "description": "in events of a commit: the number of files",
+            },
         ],
     },
     "upload_url": {
@@ -199,7 +203,7 @@ def _type_schema(hint: Any) -> dict[str, Any]:
         return {"anyOf": [_type_schema(argument) for argument in arguments]}
     if origin is Mapping:
         return {"type": "object", "additionalProperties": _type_schema(arguments[1])}
-    raise TypeError(f"no JSON Schema for {hint!r}: teach asyncpush.events.schema")
+    raise TypeError(f"no JSON Schema for {hint!r}: add it to asyncpush.events.schema")
 
 
 def _first_sentence(kind: type[Event]) -> str:

@@ -1,1 +1,1 @@
-"""Where the Transformers callback was before `asyncpush.training`: kept for who imports it."""
+"""Where the Transformers callback was before `asyncpush.training`: kept for those who import it."""

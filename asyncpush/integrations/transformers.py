@@ -1,4 +1,4 @@
-"""The Transformers callback by its earlier name; it lives in `asyncpush.training.transformers`."""
+"""The Transformers callback by its earlier name; it is now in `asyncpush.training.transformers`."""
 
 from asyncpush.training.transformers import PushCheckpoints
 

@@ -1,4 +1,4 @@
-"""The journal's SQLite database: opened with care, given up softly.
+"""The journal's SQLite database: how it is opened, used, and given up after an error.
 
 Nothing here raises because of the disk: a database that cannot be opened raises `UnusableError`
 once, at the start, and one that fails later turns itself off with one warning.
@@ -266,7 +266,7 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
         except DamagedError as exc:
             aside = set_aside(path)
             logger.warning(
-                "the resume journal cannot be used (%s): set aside as %s, a fresh one is begun",
+                "the resume journal cannot be used (%s): set aside as %s; a new one is started",
                 exc,
                 aside,
             )
@@ -279,7 +279,7 @@ def _open_or_replace(path: Path, locks: HostLocks) -> Database:
 
 def _open(path: Path, locks: HostLocks) -> Database:
     prepare_file(path)
-    # Whoever has it open already has checked it, and keeps a write-ahead log beside it.
+    # A process that has it open has already checked it, and keeps a write-ahead log beside it.
     unclean = has_log(path) and not locks.count_claimed(*_OPEN_JOURNALS)
     needs_check = unclean or path.lstat().st_size <= SMALL
     with contextlib.ExitStack() as undo:

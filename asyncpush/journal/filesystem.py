@@ -32,7 +32,7 @@ _NETWORK = frozenset(
 )
 
 
-_NO_HOME = "there is no home directory to keep it in; set ASYNCPUSH_CACHE to a folder that stays"
+_NO_HOME = "there is no home directory to keep it in; set ASYNCPUSH_CACHE to a folder for it"
 
 
 class DamagedError(Exception):

@@ -4,7 +4,7 @@ slower than writing a row."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -131,10 +131,11 @@ class WriteBehind:
             if first or self._urgent:  # Otherwise it is waiting for time to pass.
                 self._change.notify_all()
 
-    def get(self, key: Row) -> Row | None:
-        """The row of this key, if it may not be on disk yet."""
+    def get(self, keys: Iterable[Row]) -> dict[Row, Row]:
+        """The rows of these keys that may not be on disk yet."""
         with self._change:
-            return self._waiting.get(key) or self._writing.get(key)
+            there = {**self._writing, **self._waiting} if self._writing else self._waiting
+            return {key: there[key] for key in keys if key in there} if there else {}
 
     def drop(self, unwanted: Callable[[Row], bool]) -> None:
         """Drop rows by their keys. Those that are being written at this moment are on disk when

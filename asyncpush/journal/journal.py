@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ while."""
 class Journal:
     """Remembers, in a private SQLite file, what an interrupted push need not do again.
 
-    Nothing in here ever fails a push. When the disk is full, or the file is damaged or locked for
+    Nothing here makes a push fail. When the disk is full, or the file is damaged or locked for
     long, the journal turns itself off with one warning: `disabled_reason` says why; from then on
     lookups find nothing and writes are dropped. All methods may be called from any thread. They may
     wait, for the disk or for another process, and belong in a thread; `remember_hash`,
@@ -207,13 +207,21 @@ class Journal:
 
     def hash_of(self, path: str, identity: FileIdentity, kind: str) -> str | None:
         """The hash of the file when it had this identity. `kind`: "sha256", "git" or "xet"."""
+        return self.hashes_of([(path, identity)], kind)[0]
+
+    def hashes_of(self, files: Sequence[tuple[str, FileIdentity]], kind: str) -> list[str | None]:
+        """`hash_of` for many files at once, in order."""
         if not self._in_use:
-            return None
-        key = hash_key(path, kind)
-        row = self._hashes.get(key)
-        if row is None:
-            row = self._read(partial(tables.find_hash, key=key))
-        return None if row is None else read_hash(key, identity, row)
+            return [None] * len(files)
+        keys = [hash_key(path, kind) for path, _ in files]
+        rows = self._hashes.get(keys)
+        unknown = [key for key in keys if key not in rows]
+        if unknown:
+            rows |= self._read(partial(tables.find_hashes, keys=unknown)) or {}
+        return [
+            read_hash(key, identity, rows[key]) if key in rows else None
+            for key, (_, identity) in zip(keys, files, strict=True)
+        ]
 
     def remember_hash(
         self,

@@ -58,7 +58,7 @@ class HostLocks:
 
     @classmethod
     def private(cls) -> HostLocks:
-        """Locks that nobody else sees: for a journal without files."""
+        """Locks within this journal only: for a journal without files."""
         return cls("", None)
 
     @classmethod
@@ -195,7 +195,7 @@ class HostLocks:
         except (BlockingIOError, PermissionError):
             return False
         except OSError as exc:  # ENOLCK, EOPNOTSUPP, ENOSYS: the filesystem has no locks
-            logger.debug("no locks between processes on %s: %s", self._key, exc.strerror)
+            logger.debug("file locks do not work on %s: %s", self._key, exc.strerror)
         return True
 
     def _unlock(self, position: int) -> None:
@@ -236,7 +236,9 @@ class Claim:
     __slots__ = ("_locks", "_pid", "_position")
 
     def __init__(self, locks: HostLocks, position: int) -> None:
-        self._locks = [locks]  # Popped once, whoever releases and however often.
+        self._locks = [
+            locks
+        ]  # Popped only once, however often this is called, and by which threads.
         self._position = position
         self._pid = os.getpid()
 

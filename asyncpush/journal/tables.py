@@ -10,8 +10,9 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from asyncpush.lazy_dataclass import dataclass
@@ -276,18 +277,27 @@ EXPIRED_AT_ONCE = 500
 UPLOADS_AT_ONCE = 4
 """The same for uploads, which have up to 10,000 parts each."""
 
+READ_AT_ONCE = 100
+"""Rows of one query. SQLite before 3.32 takes at most 999 parameters."""
+
 TABLES = ("hashes", "uploads", "parts", "commits")
 
 
 # Hashes
 
 
-def find_hash(connection: sqlite3.Connection, key: Row) -> Row | None:
-    """The whole row."""
-    found: Row | None = connection.execute(
-        "SELECT * FROM hashes WHERE path = ? AND kind = ?", key
-    ).fetchone()
-    return found
+def find_hashes(connection: sqlite3.Connection, keys: Sequence[Row]) -> dict[Row, Row]:
+    """The whole rows, by their keys."""
+    rows: dict[Row, Row] = {}
+    for start in range(0, len(keys), READ_AT_ONCE):
+        some = keys[start : start + READ_AT_ONCE]
+        marks = ",".join(["(?,?)"] * len(some))
+        found = connection.execute(
+            f"SELECT * FROM hashes WHERE (path, kind) IN (VALUES {marks})",
+            list(chain.from_iterable(some)),
+        )
+        rows.update((row[:2], row) for row in found)
+    return rows
 
 
 def put_hashes(connection: sqlite3.Connection, rows: list[Row]) -> None:

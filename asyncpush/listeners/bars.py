@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TextIO
 
 from asyncpush.concurrency.threads import ProcessLock
@@ -26,9 +26,7 @@ from asyncpush.listeners.screens import (
     is_terminal,
 )
 from asyncpush.listeners.view import PushView
-from asyncpush.options import ProgressChoice, is_true
-
-DISABLE_ENV = "HF_HUB_DISABLE_PROGRESS_BARS"
+from asyncpush.options import ProgressChoice, progress_is_shown
 
 _CLOSE_GRACE = 2.0  # seconds that `close` waits for the last frame to be drawn
 
@@ -65,9 +63,7 @@ class BarDisplay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        # A program without a terminal may have no stderr, or may have closed it.
-        there = self._stream is not None and not getattr(self._stream, "closed", False)
-        self.enabled: bool = mode != "none" and there and not disabled_by_env()
+        self.enabled: bool = progress_is_shown(mode, self._stream)
         self._view = PushView(title, clock=clock)
         self._screen: Screen | None = None
         self._gone: threading.Event | None = None
@@ -94,12 +90,6 @@ class BarDisplay:
                 self._gone = self._screen.remove(self._view)
             self._gone.wait(_CLOSE_GRACE)
             _log_lines.stop()
-
-
-def disabled_by_env(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether `HF_HUB_DISABLE_PROGRESS_BARS` is set to one of the official client's values for
-    true."""
-    return is_true(DISABLE_ENV, environ=environ)
 
 
 _log_lines = LogLines()
@@ -141,7 +131,7 @@ def _is_drawn(stream: TextIO) -> bool:
 def preload(mode: ProgressChoice) -> None:
     """Import what drawing to stderr needs, so that the first event does not have to. Call it in a
     thread."""
-    if mode == "none" or sys.stderr is None or disabled_by_env():
+    if not progress_is_shown(mode, sys.stderr):
         return
     if _is_notebook(sys.stderr) or _is_drawn(sys.stderr):
         import asyncpush.listeners.tqdm_screens  # noqa: F401

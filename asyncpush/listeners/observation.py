@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -24,12 +25,14 @@ from asyncpush.events import (
     PushStarted,
     Record,
 )
-from asyncpush.listeners.bars import BarDisplay
 from asyncpush.listeners.logs import LogListener
-from asyncpush.listeners.publisher import ProgressPublisher
 from asyncpush.listeners.result_stats import ActivityTally, RetryTally
 from asyncpush.models import AuditReport, Repo, SyncResult, UploadResult
-from asyncpush.options import ProgressChoice, PushOptions
+from asyncpush.options import ProgressChoice, PushOptions, progress_is_shown
+
+if TYPE_CHECKING:
+    from asyncpush.listeners.bars import BarDisplay
+    from asyncpush.listeners.publisher import ProgressPublisher
 
 T = TypeVar("T")
 
@@ -49,7 +52,7 @@ class PushObserver:
     def __init__(
         self,
         options: PushOptions,
-        publisher: ProgressPublisher,
+        publisher: ProgressPublisher | None,
         listeners: Sequence[Listener],
         operation: Operation = "push",
     ) -> None:
@@ -66,7 +69,7 @@ class PushObserver:
         self._landed: Committed | None = None
         all_listeners = [
             self._on_event,
-            *([publisher.on_event] if publisher.is_needed else []),
+            *([publisher.on_event] if publisher is not None else []),
             self._retries.on_event,
             self._activity.on_event,
             *listeners,
@@ -132,19 +135,20 @@ class PushObserver:
 async def observe_push(
     repo: Repo,
     options: PushOptions,
-    publisher: ProgressPublisher,
+    publisher: ProgressPublisher | None,
     listeners: Sequence[Listener],
     *,
     progress: ProgressChoice,
     operation: Operation = "push",
 ) -> AsyncIterator[PushObserver]:
     """Observe a push within this block. Call `finished` of the observer at the end; a failure is
-    reported automatically. `progress` is that of `UploadConfig`. Raises `TimeoutError` when the
-    options' time limit is reached."""
-    display = BarDisplay(progress, repo.repo_id)
-    observer = PushObserver(
-        options, publisher, [display.on_event, LogListener().on_event, *listeners], operation
-    )
+    reported automatically. Without a `publisher` nobody follows its progress; `progress` is that of
+    `UploadConfig`. Raises `TimeoutError` when the options' time limit is reached."""
+    display = _display(progress, repo.repo_id)
+    listeners = [LogListener().on_event, *listeners]
+    if display is not None:
+        listeners.insert(0, display.on_event)
+    observer = PushObserver(options, publisher, listeners, operation)
     try:
         revision = "" if repo.repo_type == "bucket" else options.revision
         observer.events.emit(PushStarted(repo.repo_id, repo.repo_type, revision, operation))
@@ -157,9 +161,19 @@ async def observe_push(
             raise
         raise failure from exc
     finally:
-        with anyio.CancelScope(shield=True):
-            await publisher.aclose()
-        display.close()
+        if publisher is not None:
+            with anyio.CancelScope(shield=True):
+                await publisher.aclose()
+        if display is not None:
+            display.close()
+
+
+def _display(progress: ProgressChoice, title: str) -> BarDisplay | None:
+    if not progress_is_shown(progress, sys.stderr):
+        return None
+    from asyncpush.listeners.bars import BarDisplay  # imported already, when the session was opened
+
+    return BarDisplay(progress, title)
 
 
 @asynccontextmanager

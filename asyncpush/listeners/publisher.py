@@ -53,8 +53,6 @@ class ProgressPublisher:
 
     Args:
         callback: plain or async callable of `UploadProgress`, or None.
-        followed: whether anyone can subscribe or look at `latest`. If not, and without a callback,
-            it needs no events (`is_needed`).
         aggregator: where the state is kept.
         call_later: like the event loop's method; None uses that of the running loop.
     """
@@ -66,7 +64,6 @@ class ProgressPublisher:
         self,
         callback: Callable[[UploadProgress], Awaitable[None] | None] | None = None,
         *,
-        followed: bool = True,
         aggregator: ProgressAggregator | None = None,
         call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] | None = None,
     ) -> None:
@@ -74,7 +71,6 @@ class ProgressPublisher:
             ProgressAggregator() if aggregator is None else aggregator
         )
         self.latest: UploadProgress = self.aggregator.snapshot()
-        self.is_needed: bool = followed or callback is not None
         self._callback = callback
         self._call_later = call_later
         self._reported = False

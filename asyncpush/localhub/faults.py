@@ -57,13 +57,15 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise ValueError(f"no such fault: {self.action!r}{_near(self.action, ACTIONS)}")
+            raise ValueError(f"no such action: {self.action!r}{_near(self.action, ACTIONS)}")
         match = _WHICH.fullmatch(self.which)
         share = _SHARE.fullmatch(self.which)
         if not (self.which == "*" or match or (share and float(share["percent"]) <= 100)):
-            raise ValueError(f"which requests? {self.which!r} is neither *, 3, 3-5, 3- nor 5%")
+            raise ValueError(
+                f"not a selection of requests: {self.which!r}; write *, 3, 3-5, 3- or 5%"
+            )
         if match and match["last"] and int(match["last"]) < int(match["first"]):
-            raise ValueError(f"which requests? {self.which!r} ends before it begins")
+            raise ValueError(f"not a selection of requests: {self.which!r} ends before it begins")
 
     @classmethod
     def parse(cls, text: str) -> Fault:
@@ -151,7 +153,7 @@ class Faults:
 
 def _near(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, 3)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(names)}"
+    return f"; did you mean {' or '.join(close)}?" if close else f"; use one of {', '.join(names)}"
 
 
 # -- answers in place of the hub's --

@@ -99,7 +99,7 @@ _OF_ONE_SEGMENT = re.compile(
     r"|/(?:(?:datasets|spaces|kernels)/)?[^/]+"
     r"/(?:raw|resolve|info|git-(?:upload|receive)-pack)(?:/|$)"
 )
-# What git and git-lfs ask for: when told to, they look up a password.
+# What git and git-lfs ask for: after a 401 they look up a password.
 GIT_ROUTES = frozenset({"batch", "verify"}) | git.ROUTES
 
 

@@ -19,20 +19,25 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True, slots=True)
 class UploadProgress:
-    """A snapshot. `bytes_sent` never falls and never passes `total_bytes`.
+    """A snapshot of a push or sync.
 
-    `bytes_sent` counts what the Hub's store has, also what it had before. `bytes_processed` counts
-    what has been read and hashed. It is never less, and runs ahead with Xet, which finds out what
-    is new before it sends.
-
-    `phase` is "hashing", "uploading", "committing", "verifying" or "done". `bytes_per_second` is
-    the recent rate; `eta_seconds` is None while it is unknown.
+    Attributes:
+        bytes_sent: bytes that the Hub's store has, including what it had before. It never falls and
+            never passes `total_bytes`.
+        total_bytes: bytes of all files; 0 until they are listed.
+        current_file: path in the repo of a file that is being sent or hashed, or None.
+        files_completed: files that are stored or committed, or need not be sent.
+        total_files: the number of files; 0 until they are listed.
+        phase: "hashing", "uploading", "committing", "verifying" or "done".
+        bytes_per_second: the recent rate.
+        eta_seconds: seconds until everything is sent, or None while that is unknown.
+        bytes_processed: bytes that have been read and hashed. It is never less than `bytes_sent`,
+            and is ahead of it with Xet, which finds out what is new before it sends.
 
     Example:
-
-    >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
-    >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
-    'uploading 25%'
+        >>> progress = UploadProgress(512, 2048, "a.bin", 0, 1, "uploading", bytes_per_second=512.0)
+        >>> f"{progress.phase} {progress.bytes_sent / progress.total_bytes:.0%}"
+        'uploading 25%'
     """
 
     bytes_sent: int
@@ -48,11 +53,14 @@ class UploadProgress:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """A push in small: what moved and what went on in equal slices of its time, at most 128.
+    """What a push did over time, in at most 128 slices of equal length. It takes a few kilobytes,
+    however long the push was.
 
-    `sent` are bytes handed to the network. `busy` says for how many seconds of each slice something
-    of a kind went on ("hash", "send", "call", "commit", "wait", "retry"); what goes on side by side
-    adds up. A few kilobytes, however long the push was.
+    Attributes:
+        slice_seconds: the length of a slice.
+        sent: for each slice, the bytes handed to the network.
+        busy: for each kind of work ("hash", "send", "call", "commit", "wait", "retry"), how many
+            seconds it took in each slice. Concurrent work adds up.
     """
 
     slice_seconds: float = 0.0
@@ -62,8 +70,13 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """What a dry run would do with one file of `size` bytes: send it ("inline", "lfs", "xet"), or
-    "unchanged", "ignored" (by the Hub, most often for the repo's .gitignore), "delete".
+    """What a push would do with one file, as a dry run reports it.
+
+    Attributes:
+        path_in_repo: the file's path in the repo (in a bucket: the path there).
+        size: its size in bytes.
+        action: how it would be sent: "inline" (in the commit), "lfs" or "xet"; or "unchanged",
+            "ignored" (by the Hub, usually because of the repo's .gitignore), or "delete".
 
     Example:
         >>> plan = [PlannedFile("a.bin", 2048, "lfs"), PlannedFile("b.bin", 512, "unchanged")]
@@ -78,13 +91,28 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class UploadResult:
-    """What the Hub confirmed.
+    """The result of a push, as the Hub confirmed it. See `push_to_hub` for an example.
 
-    When nothing had changed no commit was made: `commit_sha` is the head's and `files_uploaded`
-    is empty. `plan` is filled by a dry run alone. `retries` counts what had to be tried again, and
-    `waited_seconds` sums the waits before (those of parallel requests add up). `activity` is the
-    course of it, for the picture on the card. Sizes are bytes, times seconds. See `push_to_hub` for
-    an example.
+    Attributes:
+        repo_url: the repo's page.
+        commit_sha: the commit that has the files. When nothing was new, no commit was made: then it
+            is the head of the branch, and `files_uploaded` is empty.
+        commit_url: the page of that commit.
+        files_uploaded: paths in the repo that this push added or replaced.
+        bytes_transferred: bytes that were sent.
+        bytes_deduplicated: bytes that were not sent, because the store had them already.
+        verified: whether the Hub has shown every file at its size and checksum in that commit.
+        elapsed_seconds: how long the push took.
+        pr_url: the page of the pull request, if one was opened.
+        files_unchanged: paths that the repo already had with the same content.
+        files_ignored: paths that the Hub excludes, usually because of a .gitignore.
+        files_deleted: paths that `delete_patterns` deleted.
+        warnings: what should be looked at, one sentence each.
+        retries: how many requests were tried again.
+        waited_seconds: the waits before that; those of concurrent requests add up.
+        receipts: the stored files.
+        plan: what a dry run would do; empty for every other push.
+        activity: what the push did over time, for the chart in a notebook.
     """
 
     repo_url: str
@@ -136,7 +164,7 @@ def show_results_as(html_of: Callable[[UploadResult], str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SyncFailure:
-    """A file of a sync that is not as it should be in the bucket, and why.
+    """A file of a sync that is not as expected in the bucket: its `path` there, and the `reason`.
 
     Example:
         >>> print(SyncFailure("run/a.bin", "missing"))
@@ -152,11 +180,22 @@ class SyncFailure:
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync did to a bucket; paths are those in the bucket, sizes bytes, times seconds.
+    """What a sync did to a bucket. In a `SyncError`, it says what succeeded.
 
-    `verified` says that the Hub has shown every file at its size and Xet hash, and no file that was
-    deleted. `marker` is the path of the set's `.complete.json`, where one was asked for and stands.
-    `plan` is filled by a dry run alone. In a `SyncError` it tells what did go through.
+    Attributes:
+        bucket_url: the bucket's page.
+        files_uploaded, files_unchanged, files_deleted: paths in the bucket.
+        bytes_transferred: bytes that were sent.
+        bytes_deduplicated: bytes that were not sent, because the store had them already.
+        verified: whether the Hub has shown every file at its size and Xet hash, and none of the
+            deleted ones.
+        elapsed_seconds: how long the sync took.
+        warnings: what should be looked at, one sentence each.
+        marker: the path of the set's `.complete.json`, if one was asked for and written.
+        retries: how many requests were tried again.
+        waited_seconds: the waits before that; those of concurrent requests add up.
+        plan: what a dry run would do; empty for every other sync.
+        activity: what the sync did over time.
 
     Example:
         >>> result = SyncResult("https://hub/buckets/me/r", ("a",), ("b",), (), 512, 0, True, 1.5)
@@ -184,9 +223,13 @@ class SyncResult:
 class CheckpointSet:
     """A complete set of files in a bucket, as `Uploader.checkpoints_in` lists them.
 
-    `address` is its `hf://` address, `name` the last part of that. `files` are paths within the
-    set, `size` their bytes. `completed_at` is when its marker was written, by the Hub's clock, ISO
-    8601; empty where the Hub does not say.
+    Attributes:
+        address: its `hf://` address.
+        name: the last part of the address.
+        files: the paths of its files, within the set.
+        size: the bytes of all its files.
+        completed_at: when its marker was written, by the Hub's clock, in ISO 8601; empty if the Hub
+            does not say.
 
     Example:
         >>> last = CheckpointSet("hf://buckets/me/runs/run-7/step-100", "step-100", ("a.bin",), 512)
@@ -203,10 +246,18 @@ class CheckpointSet:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """Local files against the repo at `commit_sha`, by size and checksum: what `Uploader.audit`
-    returns. The other fields list paths in the repo: those `missing` there, those `extra` there;
-    `ignored` are local files that are not there because a .gitignore, the repo's or the source's
-    own, leaves them out: no push would bring them, so that they are not missing.
+    """How local files differ from a repo or bucket, by size and checksum. Returned by
+    `Uploader.audit`. All paths are paths in the repo.
+
+    Attributes:
+        repo_url: the page of the repo or bucket.
+        commit_sha: the commit that was compared; empty for a bucket.
+        matching: files that are the same in both.
+        missing: local files that the repo does not have.
+        different: files with another content in the repo.
+        extra: files that only the repo has.
+        ignored: local files that the repo does not have because a .gitignore, the repo's or the
+            source's own, excludes them. No push would add them, so they do not count as missing.
 
     Example:
         >>> report = AuditReport("https://hub/me/m", "ab" * 20, matching=("a",), extra=("b",))
@@ -239,12 +290,19 @@ Route: TypeAlias = Literal["inline", TransferName]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A file that the store has confirmed, waiting for its commit.
+    """A file that the store has confirmed, waiting for its commit. It can be pickled, or written
+    as JSON with `to_json`.
 
-    `oid` is the sha256 for the routes lfs and xet, the git blob hash (sha1) for inline. A receipt
-    of an inline file that is to be committed elsewhere carries its bytes in `content`.
-    `size`, `bytes_sent` and `bytes_deduplicated` are bytes; `unchanged` means that the branch had
-    the file already. Picklable, and JSON-able through `to_json` and `from_json`.
+    Attributes:
+        path_in_repo: the file's path in the repo.
+        size: its size in bytes.
+        oid: its sha256 for the routes "lfs" and "xet", its git blob hash (sha1) for "inline".
+        route: how it is stored: "inline" (in the commit), "lfs" or "xet".
+        content: its bytes, if it is an inline file that may be committed by another process.
+        xet_hash: its Xet hash, if that is known.
+        bytes_sent: bytes that were sent.
+        bytes_deduplicated: bytes that were not sent, because the store had them already.
+        unchanged: whether the branch already had this file.
 
     Example:
         >>> receipt = Receipt("model.safetensors", 4 << 20, "ab" * 32, "lfs", bytes_sent=4 << 20)
@@ -263,7 +321,7 @@ class Receipt:
     unchanged: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict; `content` as base64."""
+        """The receipt as a dict for JSON, with `content` in base64."""
         row: dict[str, Any] = {
             "path_in_repo": self.path_in_repo,
             "size": self.size,
@@ -283,14 +341,14 @@ class Receipt:
     def from_json(cls, row: Any) -> Receipt:
         """Read what `to_json` wrote. Raises `SourceError` naming the field that is wrong."""
         if not isinstance(row, dict):
-            raise SourceError("a receipt must be a JSON object")
+            raise _unusable("a receipt must be a JSON object")
         route: Any = _field(row, "route", str)
         if route not in get_args(Route):
             known = ", ".join(get_args(Route))
-            raise SourceError(f"receipt: route must be one of {known}, not {route!r}")
+            raise _unusable(f"receipt: route must be one of {known}, not {route!r}")
         oid = _field(row, "oid", str)
         if len(oid) != (40 if route == "inline" else 64) or set(oid) - set("0123456789abcdef"):
-            raise SourceError(f"receipt: oid {oid[:80]!r} does not fit route {route}")
+            raise _unusable(f"receipt: oid {oid[:80]!r} does not fit route {route}")
         size = _count(row, "size")
         return cls(
             path_in_repo=_field(row, "path_in_repo", str),
@@ -326,7 +384,7 @@ def receipts_to_json(receipts: Iterable[Receipt]) -> bytes:
 
 
 def receipts_from_json(text: bytes) -> list[Receipt]:
-    """Read what `receipts_to_json` wrote. Raises `SourceError` when it is anything else.
+    """Read the `text` that `receipts_to_json` wrote. Raises `SourceError` for anything else.
 
     Example:
         >>> receipts_from_json(b'{"version": 1, "receipts": []}')
@@ -340,24 +398,30 @@ def receipts_from_json(text: bytes) -> list[Receipt]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        raise SourceError(f"not a receipts file: {exc}") from exc
+        raise _unusable(f"not a receipts file: {exc}") from exc
     rows = document.get("receipts") if isinstance(document, dict) else None
     if not isinstance(rows, list) or document.get("version") != 1:
-        raise SourceError("not a receipts file: version 1 with a list of receipts was expected")
+        raise _unusable("not a receipts file: version 1 with a list of receipts was expected")
     return [Receipt.from_json(row) for row in rows]
+
+
+def _unusable(why: str) -> SourceError:
+    return SourceError(
+        why, suggestion="use receipts as upload_files (`asyncpush upload`) wrote them, unchanged"
+    )
 
 
 def _field(row: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
     value = row.get(name, default)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SourceError(f"receipt: {name} must be of type {kind.__name__}")
+        raise _unusable(f"receipt: {name} must be of type {kind.__name__}")
     return value
 
 
 def _count(row: dict[str, Any], name: str, default: Any = None) -> int:
     count: int = _field(row, name, int, default)
     if not 0 <= count < 1 << 60:
-        raise SourceError(f"receipt: {name} {count} cannot be a number of bytes")
+        raise _unusable(f"receipt: {name} {count} cannot be a number of bytes")
     return count
 
 
@@ -367,7 +431,7 @@ def _content(row: dict[str, Any], size: int) -> bytes | None:
     try:
         content = base64.b64decode(_field(row, "content", str), validate=True)
     except ValueError as exc:
-        raise SourceError("receipt: content must be base64") from exc
+        raise _unusable("receipt: content must be base64") from exc
     if len(content) != size:
-        raise SourceError(f"receipt: content has {len(content)} bytes, size says {size}")
+        raise _unusable(f"receipt: content has {len(content)} bytes, size says {size}")
     return content

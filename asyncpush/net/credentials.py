@@ -8,25 +8,53 @@ import contextlib
 import contextvars
 import inspect
 import os
-import re
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from asyncpush.errors import AuthError, MissingTokenError, os_reason
-from asyncpush.net.login import COLAB, RESOURCE, Credential, Login, colab_token, stored_path
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.options import PUBLIC_ENDPOINT, expanded, hf_home
 
+if TYPE_CHECKING:
+    from asyncpush.net.login import Login
+
 # Line breaks, no-break spaces, soft hyphens, zero-width characters and direction marks.
-_INVISIBLE = re.compile(r"[\r\n\u00a0\u00ad\u200b-\u200f\u202a-\u202f\u2060-\u2064\ufeff]")
-_SCHEME = re.compile(r"(?:authorization:\s*)?bearer\s", re.IGNORECASE)
+_INVISIBLE = dict.fromkeys(
+    (
+        *(0x0A, 0x0D, 0xA0, 0xAD, 0xFEFF),
+        *range(0x200B, 0x2010),
+        *range(0x202A, 0x2030),
+        *range(0x2060, 0x2065),
+    )
+)
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+
+COLAB = "Colab's secrets"
+RESOURCE = "HF_OIDC_RESOURCE"
+"""The variable that asks for trusted publishing, and to what."""
 
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _GIVEN = "the token that was given"
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A token. `origin` says where it comes from. It expires at the Unix time `expires_at`, and
+    from `renew_at` on a new one is requested. If `renewable`, a new one may be available after a
+    401."""
+
+    token: str = field(repr=False)
+    origin: str
+    renew_at: float | None = None
+    expires_at: float | None = None
+    renewable: bool = False
 
 
 def token_from_environment() -> str | None:
@@ -56,6 +84,10 @@ def _token_in_variables() -> tuple[str, str] | None:
 
 
 def _token_in_colab() -> tuple[str, str] | None:
+    if "google.colab" not in sys.modules or os.environ.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE":
+        return None
+    from asyncpush.net.colab import colab_token
+
     value = _clean(colab_token(), COLAB)
     return (value, COLAB) if value is not None else None
 
@@ -108,8 +140,8 @@ class TokenSource:
     """Gives the token for `endpoint`.
 
     It calls the user's callable when there is one; `refresh` gets another token after a 401. A
-    stored token that expires is renewed before its end, once `login` is set. No `repr` shows the
-    token.
+    stored token that expires is renewed before its end, once `open_login` is set: it is called for
+    the first token that may expire. No `repr` shows the token.
     """
 
     def __init__(
@@ -133,7 +165,11 @@ class TokenSource:
         self._clock = clock
         self._current = None if current is None else Credential(current, _GIVEN)
         self._asking = asyncio.Lock()
-        self.login: Login | None = None
+        self.open_login: Callable[[], Login] | None = None
+
+    @cached_property
+    def _login(self) -> Login | None:
+        return None if self.open_login is None else self.open_login()
 
     @property
     def refreshable(self) -> bool:
@@ -198,14 +234,14 @@ class TokenSource:
                     f"the token callable returned {what}, not a token", endpoint=self._endpoint
                 )
             found = value, _GIVEN
-        elif self.login is not None and (resource := os.environ.get(RESOURCE)):
-            return await self.login.exchange(resource)
+        elif (resource := os.environ.get(RESOURCE)) and self._login is not None:
+            return await self._login.exchange(resource)
         elif (found := _token_in_variables()) is None:
             # What was read is not compared with the file again: another process may replace the
             # token at any time.
             stored = await self._stored()
-            if stored is not None and self.login is not None:
-                return await self.login.stored(stored[0], Path(stored[1]), refused=rejected)
+            if stored is not None and self._login is not None:
+                return await self._login.stored(stored[0], Path(stored[1]), refused=rejected)
             found = stored or _token_in_colab()
         if found is None and (reason := _unreadable_file()) is not None:
             raise MissingTokenError(
@@ -219,8 +255,8 @@ class TokenSource:
         """The token in the file. The official client empties the file before it writes a renewed
         token."""
         found = _token_in_file()
-        if found is None and self.login is not None and (path := _blank_file()) is not None:
-            value = _clean(await self.login.read_again("", path), str(path))
+        if found is None and (path := _blank_file()) is not None and self._login is not None:
+            value = _clean(await self._login.read_again("", path), str(path))
             found = None if value is None else (value, str(path))
         return found
 
@@ -256,6 +292,11 @@ def _token_path() -> Path:
     return expanded(explicit) if explicit else hf_home() / "token"
 
 
+def stored_path(token_path: Path) -> Path:
+    """Where `hf auth login` keeps its logins."""
+    return token_path.with_name("stored_tokens")
+
+
 def _decoded(content: bytes) -> str:
     """The text of a token file. PowerShell writes UTF-16."""
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -270,8 +311,9 @@ def _clean(token: object, where: str) -> str | None:
     """
     if not isinstance(token, str):
         return None
-    text = _INVISIBLE.sub("", token).strip()
-    if _SCHEME.match(text.lstrip(_QUOTES)):
+    text = token.translate(_INVISIBLE).strip()
+    header = text.lstrip(_QUOTES).lower().removeprefix("authorization:").split(maxsplit=1)
+    if len(header) == 2 and header[0] == "bearer":
         raise _not_a_token(where, 'it begins with "Bearer", which is not part of a token')
     for position, letter in enumerate(text, 1):
         if not "!" <= letter <= "~" or letter in _QUOTES:

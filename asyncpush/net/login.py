@@ -1,5 +1,4 @@
-"""Logins that expire (those that `hf auth login` stored, and trusted publishing from CI) and the
-secrets of Google Colab.
+"""Logins that expire: those that `hf auth login` stored, and trusted publishing from CI.
 
 Next to the token file, `hf auth login` keeps `stored_tokens`: a section for each login with
 `hf_token` and, for logins in the browser, `refresh_token` and `expires_at`. The official client and
@@ -15,7 +14,6 @@ import contextlib
 import errno
 import io
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -25,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 
-from asyncpush.concurrency.threads import ProcessLock
 from asyncpush.errors import AuthError, HubError
 from asyncpush.lazy_dataclass import dataclass
+from asyncpush.net.credentials import RESOURCE, Credential, stored_path
 from asyncpush.own_files import library_logger, lock_file, unlock_file, write_atomically
 from asyncpush.protocol import urls
 from asyncpush.protocol.accounts import (
@@ -70,8 +68,7 @@ CANCEL_GRACE = 5.0
 
 _LOCK_POLL = 0.1
 
-RESOURCE, ID_TOKEN = "HF_OIDC_RESOURCE", "HF_OIDC_ID_TOKEN"
-COLAB = "Colab's secrets"
+ID_TOKEN = "HF_OIDC_ID_TOKEN"
 
 _CLIENT_ID = "26be6b09-91c5-47da-9861-d2d2bb7a7e36"  # the official client's id, which is public
 _LOG_IN = "run `hf auth login`"
@@ -89,19 +86,6 @@ class Ask(Protocol):
         retry: bool,
         accept: Callable[[HubResponse], bool],
     ) -> T: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A token. `origin` says where it comes from. It expires at the Unix time `expires_at`, and
-    from `renew_at` on a new one is requested. If `renewable`, a new one may be available after a
-    401."""
-
-    token: str = field(repr=False)
-    origin: str
-    renew_at: float | None = None
-    expires_at: float | None = None
-    renewable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +298,6 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
             task.exception()  # so that asyncio does not log it as never retrieved
 
 
-def stored_path(token_path: Path) -> Path:
-    """Where `hf auth login` keeps its logins."""
-    return token_path.with_name("stored_tokens")
-
-
 def _read_token(path: Path) -> str:
     return path.read_text().strip()
 
@@ -410,40 +389,3 @@ def _not_renewed(path: Path, exc: OSError) -> AuthError:
         f"the login that is stored beside {path} cannot be renewed: {exc.strerror}: {exc.filename}",
         suggestion=f"make that path writable, or {_LOG_IN}",
     )
-
-
-_colab_lock = ProcessLock()
-_colab: list[str | None] = []  # the result of the first lookup
-
-
-def colab_token() -> str | None:
-    """`HF_TOKEN` from the secrets of Google Colab; None elsewhere. The user is asked for access,
-    once per process. Colab can handle one request at a time, so only one thread asks."""
-    if "google.colab" not in sys.modules or os.environ.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE":
-        return None
-    with _colab_lock:
-        if not _colab:
-            _colab.append(_ask_colab())
-        return _colab[0]
-
-
-def _ask_colab() -> str | None:
-    try:
-        from google.colab import userdata
-        from google.colab.errors import Error
-    except ImportError:
-        return None
-    try:
-        token = userdata.get("HF_TOKEN")
-    except userdata.SecretNotFoundError:
-        return None
-    except userdata.NotebookAccessError:
-        logger.warning(
-            "this notebook was not given access to the secret HF_TOKEN; restart the"
-            " session to be asked for it again"
-        )
-        return None
-    except Error as exc:
-        logger.warning("Colab's secret HF_TOKEN could not be read: %s", exc)
-        return None
-    return token if isinstance(token, str) else None

@@ -34,7 +34,7 @@ from asyncpush.net.bodies import (
     RandomAccess,
     SmallPartBody,
 )
-from asyncpush.net.failures import StalledError, network_error
+from asyncpush.net.network_errors import StalledError, network_error
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.net.retry import Attempt
 from asyncpush.net.session import HubSession, read_beginning, response_of
@@ -293,7 +293,7 @@ class PartClient:
         url = put.request.target
         try:
             async with (
-                stall.guard(),
+                stall,
                 self._session.open("PUT", url, call="part", headers=headers, data=body) as answer,
             ):
                 content = await read_beginning(answer)

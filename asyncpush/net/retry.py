@@ -21,7 +21,7 @@ from asyncpush.errors import (
 from asyncpush.events import Emitter
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import Repo
-from asyncpush.net.failures import completed, report_failure
+from asyncpush.net.network_errors import completed, report_failure
 from asyncpush.options import UploadConfig
 from asyncpush.protocol import routes
 from asyncpush.protocol.http import HubRequest

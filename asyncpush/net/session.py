@@ -20,23 +20,22 @@ from asyncpush._version import __version__
 from asyncpush.errors import BODY_LIMIT, HubError, ProtocolError, printable
 from asyncpush.events import Emitter, RequestFinished, RequestStarted, Waiting
 from asyncpush.lazy_dataclass import dataclass
-from asyncpush.net.bodies import RequestBody
 from asyncpush.net.connections import GuardedResolver, Proxies
 from asyncpush.net.credentials import TokenSource
-from asyncpush.net.failures import (
+from asyncpush.net.network_errors import (
     NETWORK_EXCEPTIONS,
     StalledError,
     network_error,
 )
 from asyncpush.net.rate_limits import Pacer
+from asyncpush.net.request_bodies import RequestBody
 from asyncpush.net.retry import Creations, RetryBudget, RetryLoop, RetryPolicy
 from asyncpush.net.stall_timeout import StallTimeout
 from asyncpush.options import MIB, UploadConfig
 from asyncpush.protocol import urls
 from asyncpush.protocol.failures import REMEDIES, failure_of, request_id
 from asyncpush.protocol.hints import rate_limit, wait_hint
-from asyncpush.protocol.http import HubRequest, HubResponse, protocol_error
-from asyncpush.protocol.lfs import VERIFY
+from asyncpush.protocol.http import VERIFY, HubRequest, HubResponse, protocol_error
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 T = TypeVar("T")
@@ -54,6 +53,7 @@ are small parts in flight. With 16 at once, 500 small objects at 30 ms latency m
 them. Their limit is their own: other requests, on which the next objects depend, do not wait behind
 them."""
 
+REDIRECTS = frozenset({301, 302, 307, 308})
 REDIRECTS_LIMIT = 5
 USER_AGENT = f"asyncpush/{__version__}; python/{platform.python_version()}"
 """The same form as the official client's, by which Hubs count their clients."""
@@ -128,6 +128,7 @@ class HubSession:
         self._verifies = self._api_calls if few else asyncio.Semaphore(VERIFIES_IN_FLIGHT)
         self._resolver = GuardedResolver(self.endpoint, config.allowed_hosts or ())
         self._http: aiohttp.ClientSession | None = None
+        self._http_anew: aiohttp.ClientSession | None = None
         self._closed = False
         self._reached = False
 
@@ -138,29 +139,44 @@ class HubSession:
 
     @property
     def http(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = self._new_http()
+        return self._http
+
+    @property
+    def http_anew(self) -> aiohttp.ClientSession:
+        """Opens a connection for each request. A server that closes connections after each answer
+        without saying so may close the one that a POST is sent on, every time: aiohttp sends only
+        other methods again by itself."""
+        if self._http_anew is None:
+            self._http_anew = self._new_http(keep_alive=False)
+        return self._http_anew
+
+    def _new_http(self, *, keep_alive: bool = True) -> aiohttp.ClientSession:
         if self._closed:
             raise RuntimeError("the session is closed")
-        if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0,
-                    ttl_dns_cache=300,
-                    resolver=self._resolver,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
-                # Answers are not decompressed: a compressed one could expand to any size.
-                auto_decompress=False,
-                headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
-                raise_for_status=False,
-            )
-        return self._http
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                ttl_dns_cache=300,
+                resolver=self._resolver,
+                force_close=not keep_alive,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.connect_timeout),
+            # Answers are not decompressed: a compressed one could expand to any size.
+            auto_decompress=False,
+            headers={"User-Agent": user_agent(), "Accept-Encoding": "identity"},
+            raise_for_status=False,
+        )
 
     async def close(self) -> None:
         self._closed = True
-        if self._http is not None:
-            http, self._http = self._http, None
+        opened = [http for http in (self._http, self._http_anew) if http is not None]
+        self._http = self._http_anew = None
+        for http in opened:
             await http.close()
+        if opened:
             await self._resolver.close()
 
     async def ask(
@@ -248,30 +264,36 @@ class HubSession:
         token = None
         if own and this.request.auth == "token":
             token = self.token.lasting or await self.token.find()
-        response = await self._follow(this, token)
+        response = await self._send(this, this.url, token)
+        if response.status in REDIRECTS:
+            response = await self._follow(this, response, token)
         if response.status == 401 and token is not None and self.token.refreshable:
             self._finished(this, response, {})
             token = await self.token.refresh(token)
-            response = await self._follow(this, token)
+            response = await self._send(this, this.url, token)
+            response = await self._follow(this, response, token)
         return response
 
-    async def _follow(self, this: Exchange, token: str | None) -> HubResponse:
+    async def _follow(
+        self, this: Exchange, response: HubResponse, token: str | None
+    ) -> HubResponse:
         """Follow redirects within the Hub's own origin (renamed repos). Others are refused: the
         body or the token would go to another server."""
-        url = this.url
-        for _ in range(REDIRECTS_LIMIT):
-            response = await self._send(this, url, token)
-            if response.status not in (301, 302, 307, 308):
+        for _ in range(REDIRECTS_LIMIT - 1):
+            if response.status not in REDIRECTS:
                 return response
             self._finished(this, response, {})
+            url = response.url
             target = urls.join(url, response.headers.get("location", ""))
             if not urls.same_origin(target, url):
                 raise _redirect_refused(response, "to another origin", target)
             urls.check_target(target, self.endpoint, self.config.allowed_hosts or ())
             if this.request.method != "GET" and response.status in (301, 302):
                 raise _redirect_refused(response, "in a way that would drop the body", target)
-            url = target
-        raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", url)
+            response = await self._send(this, target, token)
+        if response.status in REDIRECTS:
+            raise _redirect_refused(response, f"more than {REDIRECTS_LIMIT} times", response.url)
+        return response
 
     async def _send(self, this: Exchange, url: str, token: str | None) -> HubResponse:
         request = this.request
@@ -289,9 +311,14 @@ class HubSession:
         body = None if request.body is None else RequestBody(request.body, stall)
         try:
             async with (
-                stall.guard(),
+                stall,
                 self.open(
-                    request.method, url, call=request.call, headers=headers, data=body
+                    request.method,
+                    url,
+                    call=request.call,
+                    anew=this.number > 1 and request.method == "POST",
+                    headers=headers,
+                    data=body,
                 ) as answer,
             ):
                 content = await read_limited(answer, stall.answer_arrives())
@@ -311,20 +338,23 @@ class HubSession:
         the same origin."""
         return request.auth == "token" and urls.same_origin(url, self.endpoint)
 
-    def open(self, method: str, url: str, *, call: str, **arguments: Any) -> OpenedAnswer:
-        """An answer whose body is not read yet. Network failures are raised as `HubError`, which
-        names the `call`."""
-        return OpenedAnswer(self, method, url, call, arguments)
+    def open(
+        self, method: str, url: str, *, call: str, anew: bool = False, **arguments: Any
+    ) -> OpenedAnswer:
+        """An answer whose body is not read yet; with `anew`, on a connection of its own. Network
+        failures are raised as `HubError`, which names the `call`."""
+        return OpenedAnswer(self, method, url, call, anew, arguments)
 
     def begin(
-        self, method: str, url: str, arguments: dict[str, Any]
+        self, method: str, url: str, arguments: dict[str, Any], *, anew: bool = False
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """The request, by the proxy if there is one."""
         arguments = arguments if self._direct else self._proxies.through(url, arguments)
         if "Content-Type" not in arguments.get("headers", ()):  # else aiohttp would guess one
             arguments = {**arguments, "skip_auto_headers": ("Content-Type",)}
         target = URL(url, encoded=True)
-        return self.http.request(method, target, allow_redirects=False, **arguments)
+        http = self.http_anew if anew else self.http
+        return http.request(method, target, allow_redirects=False, **arguments)
 
     def _note_rate_limit(self, response: HubResponse, now: float) -> None:
         """Learn the rate limits of an answer, which apply to the whole session."""
@@ -382,21 +412,30 @@ class OpenedAnswer:
     """The block of `HubSession.open`. A class, as a generator would cost twice as much for each
     request."""
 
-    __slots__ = ("_arguments", "_call", "_method", "_request", "_session", "_url")
+    __slots__ = ("_anew", "_arguments", "_call", "_method", "_request", "_session", "_url")
 
     def __init__(
-        self, session: HubSession, method: str, url: str, call: str, arguments: dict[str, Any]
+        self,
+        session: HubSession,
+        method: str,
+        url: str,
+        call: str,
+        anew: bool,
+        arguments: dict[str, Any],
     ) -> None:
         self._session = session
         self._method = method
         self._url = url
         self._call = call
+        self._anew = anew
         self._arguments = arguments
         self._request: AbstractAsyncContextManager[aiohttp.ClientResponse] | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
-            self._request = self._session.begin(self._method, self._url, self._arguments)
+            self._request = self._session.begin(
+                self._method, self._url, self._arguments, anew=self._anew
+            )
             answer = await self._request.__aenter__()
         except Exception as exc:
             self._raise_ours(exc)
@@ -440,7 +479,8 @@ def _redirect_refused(response: HubResponse, why: str, target: str) -> ProtocolE
         status=response.status,
         url=response.url,
         headers=response.headers,
-        suggestion="if the Hub has moved, set HF_ENDPOINT to its new address",
+        suggestion="if the Hub has moved, set HF_ENDPOINT to its new address; if the repo was"
+        " renamed or moved, use its new name",
     )
 
 
@@ -453,8 +493,20 @@ BEGINNING = 4096
 
 def response_of(answer: aiohttp.ClientResponse, content: bytes, url: str) -> HubResponse:
     """The answer in the form that parsers expect, with header names in lower case."""
-    headers = {name.lower(): value for name, value in answer.headers.items()}
+    headers = {name.lower(): _text_of(value) for name, value in answer.headers.items()}
     return HubResponse(answer.status, headers, content, url)
+
+
+def _text_of(value: str) -> str:
+    """A header's value as text that can be encoded. aiohttp decodes UTF-8 and keeps other bytes as
+    surrogates; RFC 9110 takes them for ISO 8859-1."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 async def read_limited(answer: aiohttp.ClientResponse, on_piece: Callable[[int], object]) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 
 _DARWIN_SO_NWRITE = 0x1024
 """Socket option of macOS: bytes in the send buffer (sys/socket.h; Python has no name for it)."""
@@ -30,7 +30,8 @@ second more for every `SLOWEST_ANSWER` bytes."""
 
 
 class StallTimeout:
-    """Ends the block it guards when `touch` has not been called for `limit` seconds.
+    """`async with` it: ends the block, with a `StalledError`, when `touch` has not been called for
+    `limit` seconds.
 
     After our last write, bytes in the transport's and the kernel's buffers are still moving. While
     these buffers drain, the request is not stalled. Nor does time count in which the event loop did
@@ -44,6 +45,48 @@ class StallTimeout:
         self._transport: asyncio.BaseTransport | None = None
         self._unsent = 0
         self._paused = False
+        self._task: asyncio.Task[object] | None = None
+        self._cancellations = 0
+        self._due = 0.0
+        self._timer: asyncio.Handle | None = None
+        self._expired = False
+
+    async def __aenter__(self) -> None:
+        # What `asyncio.timeout` does, without a second object and timer for each request.
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancellations = self._task.cancelling()
+        # Nothing to look at yet: most requests are over before the first check.
+        self._due = self._moved_at + self._limit / 4
+        self._timer = self._loop.call_at(self._due, self._check)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._expired:
+            assert self._task is not None
+            ours = self._task.uncancel() <= self._cancellations
+            if ours and exc_type is asyncio.CancelledError:
+                raise StalledError(f"no data was sent or received for {self._limit:g} s") from exc
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        if now > self._due:
+            self.ran_late(now - self._due)
+        left = self.seconds_left()
+        if left <= 0:
+            assert self._task is not None
+            self._expired = True
+            self._task.cancel()
+        else:
+            # Four checks within the limit: a drain that stops is noticed in time.
+            self._due = now + min(left, self._limit / 4)
+            self._timer = self._loop.call_at(self._due, self._check)
 
     def touch(self) -> float:
         """Note that something moved. Returns the event loop's time."""
@@ -89,20 +132,6 @@ class StallTimeout:
             self._paused = False
             self.touch()
 
-    def guard(self) -> StallGuard:
-        """End the block, with a `StalledError`, when nothing moves."""
-        return StallGuard(self, self._loop)
-
-    @property
-    def limit(self) -> float:
-        """Seconds."""
-        return self._limit
-
-    @property
-    def moved_at(self) -> float:
-        """The event loop's time when something last moved."""
-        return self._moved_at
-
     def seconds_left(self) -> float:
         """Until the limit is reached, if nothing moves any more."""
         unsent = _unsent_bytes(self._transport)
@@ -110,53 +139,6 @@ class StallTimeout:
             self._unsent = unsent
             self.touch()
         return self._moved_at + self._limit - self._loop.time()
-
-
-class StallGuard:
-    """The block of `StallTimeout.guard`."""
-
-    __slots__ = ("_due", "_loop", "_scope", "_stall", "_timer")
-
-    def __init__(self, stall: StallTimeout, loop: asyncio.AbstractEventLoop) -> None:
-        self._stall = stall
-        self._loop = loop
-        self._scope = asyncio.timeout(None)
-        self._due = 0.0
-        self._timer: asyncio.Handle | None = None
-
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
-        # Nothing to look at yet: most requests are over before the first check.
-        self._due = self._stall.moved_at + self._stall.limit / 4
-        self._timer = self._loop.call_at(self._due, self._check)
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        try:
-            await self._scope.__aexit__(exc_type, exc, traceback)
-        except TimeoutError as timeout:
-            if self._scope.expired():
-                limit = self._stall.limit
-                raise StalledError(f"no byte moved for {limit:g} s") from timeout
-            raise
-
-    def _check(self) -> None:
-        now = self._loop.time()
-        if now > self._due:
-            self._stall.ran_late(now - self._due)
-        left = self._stall.seconds_left()
-        if left <= 0:
-            self._scope.reschedule(now)
-        else:
-            # Four checks within the limit: a drain that stops is noticed in time.
-            self._due = now + min(left, self._stall.limit / 4)
-            self._timer = self._loop.call_at(self._due, self._check)
 
 
 _KERNEL_REPORTS_UNSENT = sys.platform in ("linux", "darwin")

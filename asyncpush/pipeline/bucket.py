@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from functools import partial
 
@@ -42,7 +43,7 @@ from asyncpush.pipeline.verification import (
 )
 from asyncpush.protocol import buckets
 from asyncpush.protocol.buckets import AddFile, BucketFile, DeleteFile, FailedOperation, Operation
-from asyncpush.protocol.failures import may_still_land
+from asyncpush.protocol.failures import may_be_done, may_still_land
 from asyncpush.protocol.http import HubRequest, protocol_error
 from asyncpush.sources import CollectedSources, OpenStream
 from asyncpush.sources.byte_sources import Reader
@@ -243,13 +244,13 @@ class Bucket:
         by_path = {operation.path: operation for operation in operations}
         may_have_landed = False  # an attempt, whatever became of those after it
 
+        async def is_done() -> bool:
+            return not _differences(by_path, await self.files(list(by_path)))
+
         async def reconcile(error: HubError) -> list[FailedOperation] | None:
             nonlocal may_have_landed
             may_have_landed = may_have_landed or may_still_land(error)
-            if not may_have_landed:
-                return None
-            left = _differences(by_path, await self.files(list(by_path)))
-            return None if left else []
+            return [] if may_have_landed and await is_done() else None
 
         try:
             return await ctx.session.ask(
@@ -264,11 +265,12 @@ class Bucket:
             self.unclear = True
             raise
         except HubError as exc:
-            try:
-                if await reconcile(exc) is not None:
+            may_have_landed = may_have_landed or may_still_land(exc)
+            with suppress(HubError):  # the first failure is more useful
+                if (may_have_landed or may_be_done(exc)) and await is_done():
+                    if not may_have_landed:
+                        ctx.warn(f"the Hub made changes, but answered {exc.status}: {exc.message}")
                     return []
-            except HubError:
-                pass  # the first failure is more useful
             self.unclear = self.unclear or may_have_landed
             raise
 
@@ -570,7 +572,7 @@ class BucketStore:
             if self._store is None:
                 transfers = self.ctx.transfers.for_buckets
                 self._store = await transfers.open_bucket(self.ctx, write=True)
-                reason = f"a bucket is stored by {transfers.label} alone"
+                reason = f"buckets accept files only through {transfers.label}"
                 chosen = TransferChosen(transfers.route, reason, reads_while_sending=True)
                 self.ctx.events.emit(chosen)
             return self._store

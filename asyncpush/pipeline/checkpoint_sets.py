@@ -77,7 +77,7 @@ class SetMarker:
         except TransferFailedError as exc:
             raise AsyncPushError(
                 f"the marker {file.path} cannot be read: {exc.message}",
-                suggestion="try again; if it stays so, write the set again",
+                suggestion="try again; if it fails again, push the set again",
             ) from exc
 
     @classmethod

@@ -19,12 +19,18 @@ from functools import partial
 from itertools import chain, islice
 from typing import Generic, TypeVar
 
-from asyncpush.concurrency.threads import each_in_thread, in_thread, in_thread_anyway
+from asyncpush.concurrency.threads import (
+    each_in_thread,
+    in_thread,
+    in_thread_anyway,
+    in_thread_if_many,
+)
 from asyncpush.errors import (
     AsyncPushError,
     CommitConflictError,
     HubError,
     ProtocolError,
+    SourceChangedError,
 )
 from asyncpush.events import CommitStarted, Committed, FileStored
 from asyncpush.journal import Claim, PendingCommit
@@ -40,7 +46,7 @@ from asyncpush.protocol.commits import (
     CommitHeader,
     Delete,
 )
-from asyncpush.protocol.failures import may_still_land
+from asyncpush.protocol.failures import is_unsupported, may_be_done, may_still_land
 from asyncpush.protocol.http import StreamBody
 
 REBASES = 30
@@ -93,8 +99,8 @@ class Committer:
         self._pinned = pinned
         self._pr_url = pr_url
         self._final = final
-        self._unclear: HubError | None = None
-        """The latest failure after which the Hub may have made the commit nevertheless."""
+        self._lost: HubError | None = None
+        """The latest failed attempt that the Hub may still have been working on."""
         self.rebased = False
         """Whether someone else's commit came first, so that more changes may be needed."""
         self._push_id = ctx.push_id
@@ -144,7 +150,7 @@ class Committer:
             except CommitConflictError as exc:
                 if self._pinned is not None:
                     raise
-                if refused_on == parent and self._unclear:
+                if refused_on == parent and self._lost:
                     raise _outcome_unknown(exc, parent) from exc
                 if refused_on == parent:
                     in_pull_request = self._create_pr or self._pr_url is not None
@@ -156,8 +162,8 @@ class Committer:
                 changes = await remaining_changes(ctx, self._wanted, parent)
                 if changes:
                     continue
-                landed = await self._landed(first)
-                if landed is None and self._unclear:
+                landed = await self._landed_as_far_as_known(first, self._wanted)
+                if landed is None and self._lost:
                     # The answer was lost, and the branch has everything that was sent: this is our
                     # commit, on a Hub that does not show descriptions.
                     landed = CommitAnswer(parent, ctx.commit_url(parent))
@@ -171,13 +177,13 @@ class Committer:
             ctx.events.emit(Committed(answer.oid, answer.url, pr_url, self._final))
             if not self._final:
                 self._report_inline_stored(changes)
-            added = await in_thread(ctx.threads, partial(paths_added, changes))
+            added = await in_thread_if_many(ctx.threads, changes, partial(paths_added, changes))
             return Outcome(answer.oid, answer.url, pr_url, added=added)
         assert latest is not None  # every round that ends here has set it
         raise latest.with_(
             message=f"the branch moved {REBASES} times while the commit was made",
-            suggestion="others commit to this branch all the time: try again, which builds on their"
-            " head, or use create_pr=True (--create-pr)",
+            suggestion="other commits to this branch keep coming first: try again, or use"
+            " create_pr=True (--create-pr)",
         ) from latest.__cause__
 
     async def _nothing_committed(self, head: str, answer: CommitAnswer) -> Outcome:
@@ -197,7 +203,7 @@ class Committer:
         """The branch's head, as soon as it differs from the refused parent; the same head when the
         waits are over."""
         head = await observed_head(self._ctx, self._revision)
-        for wait in UNCLEAR_HEAD_WAITS if self._unclear else HEAD_WAITS:
+        for wait in UNCLEAR_HEAD_WAITS if self._lost else HEAD_WAITS:
             if head != refused:
                 break
             await asyncio.sleep(wait)
@@ -218,42 +224,80 @@ class Committer:
         the wait after a conflict, before the next attempt on another parent; None when there is
         none."""
         ctx = self._ctx
-        deletions = await in_thread(
-            ctx.threads, lambda: sum(isinstance(change, Delete) for change in changes)
+        deletions = await in_thread_if_many(
+            ctx.threads, changes, lambda: sum(isinstance(change, Delete) for change in changes)
         )
         ctx.events.emit(CommitStarted(len(changes) - deletions, deletions, parent))
 
-        if self._sent and (landed := await self._landed(parent)) is not None:
-            return landed
+        if self._sent:
+            landed = await self._landed_as_far_as_known(parent, changes)
+            if landed is not None:
+                return landed
         self._sent = True
         try:
             return await self._post(parent, changes, attempt, pause)
-        except HubError as exc:
-            # The last answer may be lost too, or that of an earlier attempt: never report a failure
-            # when the commit was made. (501 leaves no doubt: this Hub does not support the
-            # request.)
-            failed = exc.status is None or (exc.status >= 500 and exc.status != 501)
-            if not (
-                failed or self._unclear or isinstance(exc, CommitConflictError | ProtocolError)
-            ):
-                raise
-            if isinstance(exc, CommitConflictError) and not (self._pinned and self._unclear):
-                # Without a pinned parent, the branch is looked at again after this.
-                if (landed := await self._landed(parent)) is not None:
-                    return landed
-                raise
-
-            async def find() -> CommitAnswer | None:
-                landed = await self._landed(parent)
-                return landed or await self._shown_on_branch(parent, changes)
-
-            try:
-                landed = await poll_for(find, exc if may_still_land(exc) else self._unclear)
-            except HubError as looking:
-                exc.add_note(f"(could not check whether the commit was made: {looking.message})")
-                raise exc from looking
+        except CommitConflictError as exc:
+            # With a pinned parent, nothing is looked at after this.
+            if self._pinned is not None and self._lost is not None:
+                landed = await self._find(parent, changes, exc)
+            else:
+                landed = await self._landed_as_far_as_known(parent, changes)
             if landed is not None:
                 return landed
+            raise
+        except (HubError, SourceChangedError) as exc:
+            # Never report a failure when the commit was made: the last answer may be lost too, an
+            # earlier attempt may have landed, and a proxy or a hook of the Hub may have failed
+            # after the commit.
+            if isinstance(exc, HubError) and may_still_land(exc):
+                self._lost = exc
+            if self._lost is None and not (isinstance(exc, HubError) and may_be_done(exc)):
+                raise
+            landed = await self._find(parent, changes, exc)
+            if landed is None:
+                raise
+            if isinstance(exc, HubError) and self._lost is None and not _is_unanswered(exc):
+                ctx.warn(f"the Hub made the commit, but answered {exc.status}: {exc.message}")
+            return landed
+
+    async def _find(
+        self, parent: str, changes: Sequence[Change], failure: AsyncPushError
+    ) -> CommitAnswer | None:
+        """The commit, although it ended in `failure`. Raises the failure when this cannot be
+        seen."""
+
+        async def find() -> CommitAnswer | None:
+            landed = await self._landed_or_shown(parent, changes)
+            return landed or await self._shown_on_branch(parent, changes)
+
+        try:
+            return await poll_for(find, self._lost)
+        except HubError as looking:
+            if self._lost is not None or _is_unanswered(failure):
+                note = f"(could not check whether the commit was made: {looking.message})"
+                failure.add_note(note)
+                raise failure from looking
+            raise failure from failure.__cause__
+
+    async def _landed_as_far_as_known(
+        self, parent: str, changes: Sequence[Change]
+    ) -> CommitAnswer | None:
+        """The commit, if it was made. It was not when the Hub has refused every attempt, although
+        this cannot be seen."""
+        try:
+            return await self._landed_or_shown(parent, changes)
+        except HubError:
+            if self._lost is not None:
+                raise
+            return None
+
+    async def _landed_or_shown(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
+        """As `_landed`. Where commits cannot be listed, the branch's files count."""
+        try:
+            return await self._landed(parent)
+        except HubError:
+            if (shown := await self._shown_on_branch(parent, changes)) is not None:
+                return shown
             raise
 
     async def _shown_on_branch(self, parent: str, changes: Sequence[Change]) -> CommitAnswer | None:
@@ -287,16 +331,24 @@ class Committer:
             partial(commits.parse_commit, endpoint=ctx.session.endpoint),
             ctx.events,
             describe=lambda answer: {"commit_sha": answer.oid, "commit_url": answer.url},
-            reconcile=lambda failure: self._landed_before(parent, failure),
+            reconcile=lambda failure: self._landed_before(parent, changes, failure),
             first=attempt,
             follow_up=lambda error: pause if isinstance(error, CommitConflictError) else None,
         )
 
-    async def _landed_before(self, parent: str, failure: HubError) -> CommitAnswer | None:
+    async def _landed_before(
+        self, parent: str, changes: Sequence[Change], failure: HubError
+    ) -> CommitAnswer | None:
         """Look for the commit before it is sent again."""
         if may_still_land(failure):
-            self._unclear = failure
-        return await self._landed(parent, failure)
+            self._lost = failure
+        try:
+            return await self._landed(parent, failure)
+        except HubError as exc:
+            if self._create_pr or not is_unsupported(exc):
+                raise
+            # The parent prevents a second commit on a branch.
+            return await self._shown_on_branch(parent, changes)
 
     async def _landed(self, parent: str, failure: HubError | None = None) -> CommitAnswer | None:
         """This push's commit, if the Hub made it although its answer was lost.
@@ -308,6 +360,13 @@ class Committer:
             ctx, push_id = self._ctx, self._push_id
             return await poll_for(lambda: landed_in_pull_request(ctx, push_id), failure)
         return await landed_commit(self._ctx, self._revision, self._push_id, since=parent)
+
+
+def _is_unanswered(error: AsyncPushError) -> bool:
+    """Whether the answer was lost, came from a gateway, or makes no sense."""
+    if isinstance(error, ProtocolError):
+        return True
+    return isinstance(error, HubError) and (error.status is None or error.status >= 500)
 
 
 def paths_added(changes: Iterable[Change]) -> frozenset[str]:
@@ -362,7 +421,7 @@ async def commit_payload(
             encoded = await each_in_thread(threads, batch, partial(_encode, load=load))
             yield b"".join(chain.from_iterable(encoded))
 
-    size = await in_thread(threads, lambda: commits.payload_size(header, changes))
+    size = await in_thread_if_many(threads, changes, lambda: commits.payload_size(header, changes))
     return StreamBody(size, lines)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from asyncpush.concurrency.task_groups import FairSlots
 from asyncpush.concurrency.threads import PushThreads
@@ -12,13 +13,15 @@ from asyncpush.events import Emitter, Notice, PhaseChanged
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import PHASES, Phase, Repo
-from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.content_cache import CacheMemory, ContentCache
 from asyncpush.pipeline.hashing import Hasher
 from asyncpush.protocol import routes
 from asyncpush.transfers.interface import Transfers
+
+if TYPE_CHECKING:
+    from asyncpush.net.parts import PartSender
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class PushContext:
     options: PushOptions
     push_id: str
     session: HubSession
-    sender: PartSender
+    part_sender: Callable[[], Awaitable[PartSender]]
     hasher: Hasher
     transfers: Transfers
     journal: Journal | NullJournal

@@ -204,7 +204,7 @@ async def copy_to_bucket(
     oid, files = await _chosen(source_ctx, source, ctx.options)
     files = [file for file in files if not _is_of_git(file)]
     if not files:
-        raise _nothing(f"{source.repo.git_path} has no files but those of git")
+        raise _nothing(f"{source.repo.git_path} has no files except git's own (.gitattributes)")
     if source.repo == ctx.repo:
         await in_thread(ctx.threads, lambda: _check_sets(files))
     regular = [file for file in files if not file.remote.lfs]

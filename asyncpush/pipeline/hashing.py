@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
-from functools import partial
 
 from asyncpush.concurrency.threads import PushThreads, each_in_thread, in_thread
 from asyncpush.errors import SourceChangedError
@@ -117,21 +116,41 @@ class Hasher:
         """The hashes of small files, a few files in each thread hop. With `keep` their bytes stay
         in memory. Raises `SourceError`, and `SourceChangedError` for a file that is not
         followed."""
-        hash_one = partial(self._hash_small, keep=keep)
-        hashed = await each_in_thread(threads.read.threads, files, hash_one)
+        began = time.time()
+        read: list[tuple[FileSource, str]] = []
+
+        def looked_up() -> Iterator[tuple[FileSource, str | None]]:
+            """Runs in the threads: all journal work on the group is done at once."""
+            yield from zip(files, self._known(files), strict=True)
+            self.remember(read, began)
+
+        def hash_one(file_and_known: tuple[FileSource, str | None]) -> Hashed:
+            file, known = file_and_known
+            if known is not None:
+                return Hashed(file, known)
+            hashed = self._hash_small(file, keep=keep)
+            if hashed.read:
+                read.append((file, hashed.oid))
+            return hashed
+
+        hashed = await each_in_thread(threads.read.threads, looked_up(), hash_one)
         if events.wants(FileHashed):
             for each in hashed:
                 if each.error is None:
                     events.emit(_event_of(each))
         return hashed
 
+    def _known(self, files: Sequence[FileSource]) -> list[str | None]:
+        """The stored hashes of files that have not changed since they were hashed. Blocks."""
+        keys = [file.hash_key for file in files]
+        if not self._trust_mtime:
+            return [None] * len(files)
+        found = iter(self._journal.hashes_of([key for key in keys if key is not None], "sha256"))
+        return [None if key is None else next(found) for key in keys]
+
     def _hash_small(self, file: FileSource, *, keep: bool) -> Hashed:
         """Runs in a thread."""
-        key = file.hash_key
-        known = self._journal.hash_of(*key, "sha256") if key and self._trust_mtime else None
-        if known is not None:
-            return Hashed(file, known)
-        identified_at, began = time.time(), time.monotonic()
+        began = time.monotonic()
         try:
             data = read_all(file)
         except SourceChangedError as exc:
@@ -143,7 +162,6 @@ class Hasher:
             md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if self._with_md5 else None
             hashed.kept = FileSource(file.path_in_repo, file.size, BytesSource(data, md5))
         hashed.elapsed_ms = round((time.monotonic() - began) * 1000, 3)
-        self.remember([(file, hashed.oid)], identified_at)
         return hashed
 
     async def sha256(

@@ -19,7 +19,7 @@ from typing import TypeVar
 import anyio
 
 from asyncpush.concurrency.task_groups import batches, for_each, for_group, single_error
-from asyncpush.concurrency.threads import in_thread
+from asyncpush.concurrency.threads import in_thread, in_thread_if_many
 from asyncpush.errors import (
     CommitConflictError,
     HubError,
@@ -38,6 +38,7 @@ from asyncpush.pipeline.routing import SURELY_LFS, EarlyModes, is_missing
 from asyncpush.pipeline.verification import all_remote_files, path_kinds, remote_files
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import AddLfs, Change, same_commit
+from asyncpush.protocol.failures import is_unsupported
 from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.sources import read_all, read_sample
 from asyncpush.sources.leaks import LFS_POINTER, HubTokens, Leak, ReadSome, find_leaks
@@ -104,7 +105,7 @@ class _EarlyAnswers:
     async def ask_paths(self, ctx: PushContext) -> None:
         """Ask for path conflicts. One that is found is not an error yet, since the answer may be
         older than the head."""
-        paths = await in_thread(ctx.threads, self.modes.paths)
+        paths = await self.modes.paths()
         if not paths or ctx.repo_created:
             return
         revision = ctx.options.revision
@@ -209,7 +210,7 @@ async def target_of_commits(ctx: PushContext) -> Target:
 
     if revision == DEFAULT_BRANCH:
         return Target()
-    if (found := _PULL_REQUEST.fullmatch(revision)) is not None:
+    if (found := re.fullmatch(_PULL_REQUEST, revision)) is not None:
         request = repos.pull_request_request(ctx.repo, int(found[1]))
         return Target(pull_request=await ask(request, repos.parse_pull_request))
     if revision.startswith("refs/"):
@@ -217,7 +218,7 @@ async def target_of_commits(ctx: PushContext) -> Target:
     return Target(await ask(repos.refs_request(ctx.repo), repos.parse_tags) or frozenset())
 
 
-_PULL_REQUEST = re.compile(r"refs/pr/([1-9][0-9]{0,8})")
+_PULL_REQUEST = r"refs/pr/([1-9][0-9]{0,8})"
 
 
 def check_branch(ctx: PushContext, head: str, target: Target) -> None:
@@ -411,12 +412,19 @@ async def check_card(ctx: PushContext, files: Sequence[FileSource]) -> None:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise SourceError(f"{CARD_NAME} is not UTF-8 text: {exc}") from exc
-    verdict = await ctx.session.ask(
-        commits.validate_request(ctx.repo, text),
-        commits.parse_verdict,
-        ctx.events,
-        accept=lambda response: response.status < 300 or commits.is_verdict(response),
-    )
+    try:
+        verdict = await ctx.session.ask(
+            commits.validate_request(ctx.repo, text),
+            commits.parse_verdict,
+            ctx.events,
+            expected=is_unsupported,
+            accept=lambda response: response.status < 300 or commits.is_verdict(response),
+        )
+    except HubError as exc:
+        if not is_unsupported(exc):
+            raise
+        ctx.warn(f"{CARD_NAME}: this Hub does not check metadata before a push (HTTP {exc.status})")
+        return
     for warning in verdict.warnings:
         ctx.warn(f"{CARD_NAME}: {warning}")
     if verdict.errors:
@@ -594,7 +602,7 @@ async def _conflicts(
         above = {folder for path in paths for folder in folders_above(path)}
         return sorted(above), sorted(paths) if len(paths) <= PATHS_ASKED else []
 
-    above, files = await in_thread(ctx.threads, to_ask)
+    above, files = await in_thread_if_many(ctx.threads, paths, to_ask)
     kinds = await path_kinds(ctx, revision, [*above, *files], expected=expected)
     in_the_way = [path for path in above if kinds.get(path) == "file"]
     return in_the_way, [path for path in files if kinds.get(path) == "directory"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
 
-from asyncpush.concurrency.threads import in_thread
+from asyncpush.concurrency.threads import in_thread, in_thread_if_many
 from asyncpush.errors import HubError, RepoNotFoundError, SourceChangedError, SourceError
 from asyncpush.events import FilesPlanned
 from asyncpush.models import FileSource, PlannedFile, Receipt, Route, UploadResult
@@ -121,7 +121,7 @@ class PushRun:
             ctx.warn("the Hub has lost LFS objects it had accepted; uploading them again")
             await self._store_again(stored, by_path)
             outcome = await commit()
-        await in_thread(ctx.threads, ctx.contents.clear)
+        await in_thread_if_many(ctx.threads, by_path, ctx.contents.clear)
         await self._warn_of_changes(by_path)
         return await self._finish(stored, deleted, outcome)
 
@@ -273,8 +273,8 @@ class PushRun:
                 sizes = [file.size for file in files]
                 sizes += [receipt.size for receipt in streamed.receipts.values()]
                 ctx.events.emit(FilesPlanned(len(sizes), sum(sizes)))
-            by_path = await in_thread(
-                ctx.threads, lambda: {file.path_in_repo: file for file in files}
+            by_path = await in_thread_if_many(
+                ctx.threads, files, lambda: {file.path_in_repo: file for file in files}
             )
             stored = await StoreStage(ctx, selector, early=early).run(files)
         stored.receipts.update(streamed.receipts)
@@ -312,7 +312,9 @@ class PushRun:
                     self._notices.notice("files that changed", f"{error.message}: read again")
                 files[path] = file
                 again.append(file)
-            total = await in_thread(ctx.threads, lambda: sum(file.size for file in files.values()))
+            total = await in_thread_if_many(
+                ctx.threads, files, lambda: sum(file.size for file in files.values())
+            )
             ctx.events.emit(FilesPlanned(len(files), total))
             await check_leaks(ctx, again, keep=True)
             async with open_selector(ctx) as selector:
@@ -362,9 +364,11 @@ class PushRun:
             self._ctx.warn(notice)
         ctx, files = self._ctx, collected.files
         check_whole(ctx.options, collected.gone)
-        total = await in_thread(ctx.threads, lambda: sum(file.size for file in files))
+        total = await in_thread_if_many(
+            ctx.threads, files, lambda: sum(file.size for file in files)
+        )
         ctx.events.emit(FilesPlanned(len(files), total))
-        for warning in await in_thread(ctx.threads, lambda: check_limits(files)):
+        for warning in await in_thread_if_many(ctx.threads, files, lambda: check_limits(files)):
             ctx.warn(warning)
         return files
 
@@ -381,7 +385,7 @@ class PushRun:
                 return changes, changes
             return changes, in_order(additions(receipts, unchanged=True), deleted)
 
-        return await in_thread(self._ctx.threads, changes)
+        return await in_thread_if_many(self._ctx.threads, stored.receipts, changes)
 
     async def _commit(
         self,
@@ -393,8 +397,8 @@ class PushRun:
         """Make one commit, or a series when there are many changes, or none when nothing changed.
         `wanted` is the end state: the changes, and the files that `head` had already."""
         ctx = self._ctx
-        in_series, warning = await in_thread(
-            ctx.threads, lambda: _needs_series(ctx.options, changes)
+        in_series, warning = await in_thread_if_many(
+            ctx.threads, changes, lambda: _needs_series(ctx.options, changes)
         )
         if not changes or in_series:
             check_parent(ctx, head)
@@ -455,7 +459,9 @@ class PushRun:
         if ctx.config.resume and ctx.journal.disabled_reason is not None:
             ctx.warn(f"an interruption could not have been resumed: {ctx.journal.disabled_reason}")
         ctx.enter("done")
-        return await in_thread(ctx.threads, lambda: self._result(stored, receipts, gone, outcome))
+        return await in_thread_if_many(
+            ctx.threads, receipts, lambda: self._result(stored, receipts, gone, outcome)
+        )
 
     def _result(
         self,

@@ -16,7 +16,7 @@ from functools import partial
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncpush.concurrency.task_groups import batches, for_each
-from asyncpush.concurrency.threads import each_in_thread, in_thread
+from asyncpush.concurrency.threads import each_in_thread, in_thread, in_thread_if_many
 from asyncpush.errors import HubError, SourceChangedError, SourceError
 from asyncpush.events import Emitter, FileRouted, FileSkipped
 from asyncpush.lazy_dataclass import dataclass
@@ -44,7 +44,7 @@ class Candidate:
     _mode: UploadMode | None = None
     _is_answered: bool = False
     _answered: asyncio.Event | None = None
-    """Only for who waits: of most files the Hub's answer is known already."""
+    """Created only to wait for the answer, which is already known for most files."""
 
     async def mode(self) -> UploadMode | None:
         """Wait for the Hub's answer. None when the file is not to be stored: it is ignored, goes
@@ -85,9 +85,12 @@ class EarlyModes:
         """Whether the push is so large that `ask` does nothing."""
         return bool(self._all_files) and not self._files
 
-    def paths(self) -> list[str]:
+    async def paths(self) -> list[str]:
         """The paths of all files of the push."""
-        return [file.path_in_repo for file in self._all_files]
+        files = self._all_files
+        return await in_thread_if_many(
+            self._ctx.threads, files, lambda: [file.path_in_repo for file in files]
+        )
 
     async def ask(self) -> None:
         """Ask for the modes. A refusal is raised by `check`, once it is known that the repo
@@ -155,8 +158,8 @@ class Routing:
         before the Hub has answered, so that they are hashed in the meantime. Raises `HubError`,
         `SourceError`, or `SourceChangedError`."""
         async with outbox:
-            large = await in_thread(
-                self._ctx.threads, lambda: [file for file in files if file.size > SURELY_LFS]
+            large = await in_thread_if_many(
+                self._ctx.threads, files, lambda: [file for file in files if file.size > SURELY_LFS]
             )
             early = {file.path_in_repo: Candidate(file) for file in large}
             await outbox.send(list(early.values()))

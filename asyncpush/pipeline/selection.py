@@ -63,7 +63,7 @@ class TransferSelector:
         reasons = [] if self._failed is None else [self._failed[1]]
         if not self._candidates:
             raise AsyncPushError(
-                f"no transfer is left to store the files: {reasons[0]}",
+                f"no transfer can store the files: {reasons[0]}",
                 suggestion="try again: what was stored is not sent again",
             )
         asked = self._ctx.config.transfer

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from asyncpush.concurrency.task_groups import batches, for_each
-from asyncpush.concurrency.threads import in_thread
+from asyncpush.concurrency.threads import in_thread_if_many
 from asyncpush.errors import HubError, RepoNotFoundError, VerificationError
 from asyncpush.events import Verified
 from asyncpush.models import Receipt
@@ -26,7 +26,7 @@ LONGEST_WAIT = 5.0
 CALLS_AT_ONCE = 4
 
 NOT_ALLOWED = frozenset({401, 403, 429})
-"""Answers to a question about some files that would also be given to one about all of them."""
+"""Statuses with which a request for all files would fail as well as one for some of them."""
 
 PAGES_LIMIT = 20_000
 FILES_LIMIT = 2_000_000
@@ -95,12 +95,14 @@ def same(receipt: Receipt, remote: RemoteFile | None) -> bool:
 
 
 async def verify_commit(
-    ctx: PushContext, commit_sha: str, receipts: Iterable[Receipt], deleted: Iterable[str]
+    ctx: PushContext, commit_sha: str, receipts: Collection[Receipt], deleted: Iterable[str]
 ) -> None:
     """Return only when the commit shows every file with its size and oid, and no deleted one.
     Raises `VerificationError` naming the others."""
     ctx.enter("verifying")
-    wanted = await in_thread(ctx.threads, lambda: {r.path_in_repo: r for r in receipts})
+    wanted = await in_thread_if_many(
+        ctx.threads, receipts, lambda: {r.path_in_repo: r for r in receipts}
+    )
     gone = set(deleted)
     files = len(wanted)
     problems: list[str] = []
@@ -109,7 +111,9 @@ async def verify_commit(
             wait = ctx.config.initial_backoff_ms / 1000 * 2.0 ** (attempt - 1)
             await asyncio.sleep(min(wait, LONGEST_WAIT))
         shown = await _shown(ctx, commit_sha, [*wanted, *gone])
-        wanted, gone = await in_thread(ctx.threads, partial(_unverified, wanted, gone, shown))
+        wanted, gone = await in_thread_if_many(
+            ctx.threads, wanted, partial(_unverified, wanted, gone, shown)
+        )
         if not wanted and not gone:
             ctx.events.emit(Verified(files, commit_sha))
             return

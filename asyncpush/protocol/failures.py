@@ -47,6 +47,7 @@ Fault: TypeAlias = Literal[
     "garbled",
     "answered_early",
     "not_known_yet",
+    "not_done",
 ]
 """Causes of a failure other than an answer of 400 or more."""
 
@@ -64,12 +65,12 @@ class Remedy:
 REMEDIES: Final[Mapping[Fault, Remedy]] = {
     "certificate": Remedy(
         False,
-        "the certificate is not trusted: name your CA bundle in SSL_CERT_FILE, or check the proxy",
+        "the certificate is not trusted: set SSL_CERT_FILE to your CA bundle, or check the proxy",
     ),
     "tls": Remedy(
         True,
-        "no secure connection: check that the address speaks HTTPS, that the proxy does not"
-        " intercept TLS, and that SSL_CERT_FILE names the right CA bundle",
+        "no secure connection: check that the server at this address uses HTTPS, that no proxy"
+        " intercepts TLS, and that SSL_CERT_FILE names the right CA bundle",
     ),
     "proxy_refused": Remedy(
         False,
@@ -102,6 +103,8 @@ REMEDIES: Final[Mapping[Fault, Remedy]] = {
     # A 404 for something this session has just created, which some servers of the Hub do not know
     # yet.
     "not_known_yet": Remedy(True),
+    # A success whose body reports an error.
+    "not_done": Remedy(True, "try again; what is already stored is not sent again"),
 }
 """Together with `is_retryable_status`, the only place that decides whether a request is retried."""
 
@@ -141,6 +144,45 @@ _ITS_MESSAGE = "the Hub's message above says what is wrong"
 _QUOTA = "the storage quota is used up: delete files or upgrade the plan"
 
 
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "auth_check": "checking access to the repo",
+    "branch": "creating the branch",
+    "bucket": "looking up the bucket",
+    "bucket_batch": "changing the bucket",
+    "bucket_paths_info": "looking up files in the bucket",
+    "bucket_tree": "listing the bucket's files",
+    "commits": "listing the commits",
+    "complete": "completing the upload",
+    "content": "reading a file",
+    "create": "creating the repo",
+    "create_bucket": "creating the bucket",
+    "discussion": "looking up the pull request",
+    "discussion_status": "opening the draft pull request",
+    "discussions": "listing the pull requests",
+    "duplicate": "copying LFS objects",
+    "head": "looking up the branch",
+    "id_token": "requesting an id token",
+    "lfs_batch": "LFS batch request",
+    "merge": "merging the pull request",
+    "part": "sending a part",
+    "pull_request": "opening a pull request",
+    "refs": "listing the branches",
+    "storage": "looking up the storage used",
+    "token": "requesting a token",
+    "tree": "listing the files",
+    "validate_yaml": "validating the metadata",
+    "verify": "LFS verify",
+    "verify_commit": "verifying the commit",
+    "whoami": "looking up the token's owner",
+    "xet_token": "requesting a Xet token",
+}
+
+
+def in_words(call: str) -> str:
+    """What a request does, for messages."""
+    return _IN_WORDS.get(call, call)
+
+
 def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> HubError:
     """The error for an answer of 400 or more: its class, text and suggestion."""
     headers = response.headers
@@ -152,7 +194,7 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         wait = wait_in_words(said)
     kind, suggestion = _diagnose(_Answer(request, response, code, said, wait, now))
     return kind(
-        f"{request.call} failed: {said[:300]}",
+        f"{in_words(request.call)} failed: {said[:300]}",
         status=response.status,
         body=body,
         method=request.method,
@@ -163,6 +205,31 @@ def failure_of(request: HubRequest, response: HubResponse, *, now: float) -> Hub
         retryable=is_retryable_status(response.status, said, call=request.call),
         retry_after=wait,
         suggestion=suggestion,
+    )
+
+
+def check_done(response: HubResponse) -> None:
+    """Raise a retryable `HubError` when the body of a success reports an error. S3 answers a
+    completion with 200 before it has joined the parts, and then with `<Error>` in the body if that
+    fails (AWS documentation of CompleteMultipartUpload)."""
+    body = response.body[:4096].decode("utf-8", "replace")
+    if not _reports_failure(body):
+        return
+    remedy = REMEDIES["not_done"]
+    raise HubError(
+        f"answered {response.status}, but reported an error: {_message_in(body)[:300]}",
+        retryable=remedy.retryable,
+        suggestion=remedy.suggestion,
+    )
+
+
+def _reports_failure(body: str) -> bool:
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return re.match(r"\s*(<\?[^<>]*>\s*)?<Error[\s>]", body) is not None
+    return isinstance(answer, dict) and (
+        answer.get("success") is False or bool(answer.get("error"))
     )
 
 
@@ -190,6 +257,18 @@ def may_still_land(error: HubError) -> bool:
     if error.status is None:
         return not error.unreachable
     return error.status in TRANSIENT_STATUSES - {425, 429, 503}
+
+
+def may_be_done(error: HubError) -> bool:
+    """Whether a change may have been made although its latest attempt ended in this error: a hook
+    of the Hub, or a proxy in front of it, may have failed afterwards. These answers leave no doubt:
+    the Hub did not take the request (401, 429), or does not support it (501)."""
+    return error.status not in (401, 429, 501)
+
+
+def is_unsupported(error: HubError) -> bool:
+    """Whether this Hub has no such call: self-hosted ones do not have all of them."""
+    return error.status in (404, 405, 501) and error.error_code is None
 
 
 def is_upload_void(error: HubError) -> bool:
@@ -291,8 +370,8 @@ def _on_branch(answer: _Answer) -> _Diagnosis | None:
             return HubError, "this Hub may not support creating branches: use one that exists"
         case 409, _ if answer.call == "branch":
             return HubError, (
-                "the branch cannot be created: it may already exist, or the beginning of its"
-                " name may be a branch"
+                "the branch cannot be created: it may already exist, or conflict with the name of"
+                " another (a/b and a cannot both be branches)"
             )
     return None
 
@@ -333,14 +412,14 @@ def _on_access(answer: _Answer) -> _Diagnosis | None:
             namespace = repo_id.removeprefix("hf://buckets/").partition("/")[0]
             return AuthError, (
                 f"the token may not create repos under {namespace}: check the spelling, use a"
-                f" namespace of your own, or ask an admin of {namespace} for the role write"
+                f" namespace of your own, or ask an admin of {namespace} for the write role"
                 f" (`asyncpush doctor {repo_id}` gives details)"
             )
         case 403, _ if answer.call in _READING:
             return AuthError, (
-                f"the token may not read {repo_id}: give it access {token_url}, to read what is"
-                " copied from there, to write to the destination"
-                f" (`asyncpush doctor {repo_id}` gives details)"
+                f"the token may not read {repo_id}: give it read access {token_url} to copy from"
+                f" there, or write access to change it (`asyncpush doctor {repo_id}` gives"
+                " details)"
             )
         case 403, _:
             return AuthError, (
@@ -364,7 +443,12 @@ def _on_missing(answer: _Answer) -> _Diagnosis | None:
             )
         case 400 | 404 | 422, _ if _names_lost_object(answer.said):
             return HubError, "the store has lost objects that the commit names: try again"
-        case 404, None if answer.call in _CREATING:
+        case 404 | 405, _ if answer.call == "create_bucket":
+            return HubError, (
+                f"check the namespace of {repo_id}, and HF_ENDPOINT (--endpoint), including its"
+                " path; this Hub may not offer buckets: use a repo instead"
+            )
+        case 404, None if answer.call in ("create", "whoami"):
             return ProtocolError, (
                 "there is no Hub at that address: check HF_ENDPOINT (--endpoint), including its"
                 " path"
@@ -384,7 +468,7 @@ def _on_conflict(answer: _Answer) -> _Diagnosis | None:
     match answer.status:
         case 409 if "in progress" in answer.words:
             return HubError, "the Hub is busy with another change of this repo: try again later"
-        case 409:
+        case 409 if answer.call in _CREATING:
             return HubError, "something with this name already exists; choose another name"
         case 412:
             return CommitConflictError, (
@@ -404,7 +488,7 @@ def _on_request(answer: _Answer) -> _Diagnosis | None:
                 " max_files_per_commit"
             )
         case 422:
-            return HubError, "the Hub finds the request invalid: its message says which part"
+            return HubError, "the Hub rejects the request as invalid: its message above says why"
         case 429:
             return RateLimitedError, (
                 f"wait until {_until(answer.wait, answer.now)}, ask less often, or use a token"
@@ -464,10 +548,17 @@ def _refused_by_store(response: HubResponse, words: str, now: float) -> str:
         )
     if "expired" in words or "skew" in words:
         return "the signed URL has expired: try again to get a new one; check `date -u`"
-    return (
-        "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
-        " a proxy changes requests"
-    )
+    if response.status in (401, 403):
+        return (
+            "the store refuses a presigned URL: check this machine's clock (`date -u`), and whether"
+            " a proxy changes requests"
+        )
+    if response.status < 400:
+        return (
+            "the store redirects the data, which is not followed: the Hub has to name the final"
+            " address (https instead of http, for example), so report it to its operators"
+        )
+    return "the store's message above says what is wrong; try again to get new URLs"
 
 
 def _until(seconds: float | None, now: float) -> str:

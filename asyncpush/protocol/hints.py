@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 
 from asyncpush.lazy_dataclass import dataclass
 
-_LIMIT = re.compile(r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset>\d{1,9})')
-_QUOTA = re.compile(r'"(?P<name>[^"]*)"\s*;\s*q=(?P<quota>\d{1,9})')
+_LIMIT = r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset>\d{1,9})'
+_QUOTA = r'"(?P<name>[^"]*)"\s*;\s*q=(?P<quota>\d{1,9})'
 _SPELLED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {"half an": 0.5, "half a": 0.5, "an": 1.0, "a": 1.0} | {
     word: float(number) for number, word in enumerate(_SPELLED, start=1)
@@ -64,10 +64,11 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float | None:
 
 def rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
     """`RateLimit: "api";r=0;t=55` with `RateLimit-Policy: "fixed window";"api";q=500;w=300`."""
-    limit = _LIMIT.search(headers.get("ratelimit", ""))
+    said = headers.get("ratelimit")
+    limit = re.search(_LIMIT, said) if said else None
     if limit is None:
         return None
-    quota = _QUOTA.search(headers.get("ratelimit-policy", ""))
+    quota = re.search(_QUOTA, headers.get("ratelimit-policy", ""))
     return RateLimit(
         int(limit["left"]), float(limit["reset"]), int(quota["quota"]) if quota else None
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import field
 from typing import Any, Literal, TypeAlias
@@ -19,6 +18,9 @@ LFS_HEADERS = {
     "Accept": "application/vnd.git-lfs+json",
     "Content-Type": "application/vnd.git-lfs+json",
 }
+
+VERIFY = "verify"
+"""The name of the verify request in events. There is one for each LFS object that was sent."""
 
 Auth: TypeAlias = Literal["token", "none"]
 
@@ -89,8 +91,6 @@ def post_json(
     )
 
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_GIT_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 VALUES_LIMIT = 500_000
 """The most values in one JSON answer: 32 MiB of `[],[],…` would become a gigabyte of Python
 objects. A page of 1,000 tree entries has about 10,000 values, a batch answer of 64 objects in 300
@@ -169,7 +169,9 @@ def a_flag(value: Any, name: str) -> bool:
 
 
 def a_size(value: Any, name: str) -> int:
-    """A number of bytes. Some Hubs send numbers in headers as text."""
+    """A number of bytes. Some Hubs send numbers in headers as text, or as `16000000.0`."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -181,16 +183,21 @@ def a_size(value: Any, name: str) -> int:
 
 def a_sha256(value: Any, name: str) -> str:
     text = a_text(value, name)
-    if not _SHA256.fullmatch(text):
+    if not is_hex(text, 64):
         raise protocol_error(f"{name} is not a sha256: {text[:80]!r}")
     return text
 
 
 def a_git_oid(value: Any, name: str) -> str:
     text = a_text(value, name)
-    if not _GIT_OID.fullmatch(text):
+    if not is_hex(text, 40, 64):
         raise protocol_error(f"{name} is not a git object id: {text[:80]!r}")
     return text
+
+
+def is_hex(text: str, *lengths: int) -> bool:
+    """Whether a text is a hash of one of these lengths, in lower-case hexadecimal digits."""
+    return len(text) in lengths and not text.strip("0123456789abcdef")
 
 
 def _kind(value: Any) -> str:

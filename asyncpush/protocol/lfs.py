@@ -18,6 +18,7 @@ from asyncpush.protocol import routes
 from asyncpush.protocol.failures import is_retryable_status, object_refused
 from asyncpush.protocol.http import (
     LFS_HEADERS,
+    VERIFY,
     HubRequest,
     HubResponse,
     a_list,
@@ -26,6 +27,7 @@ from asyncpush.protocol.http import (
     a_text,
     an_object,
     get,
+    is_hex,
     json_object,
     post_json,
     protocol_error,
@@ -33,9 +35,6 @@ from asyncpush.protocol.http import (
 
 TRANSFERS = ("basic", "multipart")
 """The transfers that we offer, by their names in the batch request."""
-
-VERIFY = "verify"
-"""The name of the verify request in events. There is one for each object that was sent."""
 
 BATCH_LIMIT = 256
 """Objects in one batch request."""
@@ -297,9 +296,6 @@ def verify_request(url: str, item: LfsObject, **fields: Any) -> HubRequest:
     return post_json(VERIFY, url, body, oid=item.oid, **fields)
 
 
-_MD5 = re.compile(r'"?([0-9a-fA-F]{32})"?')
-
-
 def strong(etag: str) -> str:
     """The ETag without the prefix of a weak one (RFC 9110, section 8.8.3).
 
@@ -319,8 +315,8 @@ def md5_of_etag(etag: str, headers: Mapping[str, str]) -> str | None:
         return None
     if "x-amz-server-side-encryption-customer-algorithm" in headers:
         return None
-    match = _MD5.fullmatch(strong(etag))
-    return match[1].lower() if match else None
+    md5 = strong(etag).removeprefix('"').removesuffix('"').lower()
+    return md5 if is_hex(md5, 32) else None
 
 
 DUPLICATES_LIMIT = 500

@@ -4,6 +4,7 @@ page): requests and answers."""
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from asyncpush.protocol.http import (
     a_text_or_none,
     an_object,
     get,
+    is_hex,
     json_list,
     json_object,
     post_json,
@@ -210,13 +212,12 @@ def _number(fields: Mapping[str, Any], response: HubResponse) -> int:
 
 
 PATHS_LIMIT = 500
-"""Paths in one request. The Hub accepts 1,000; half of that spares it."""
+"""Paths in one request. The Hub accepts 1,000; half of that keeps its answers quick."""
 
 OID_LIMIT = 100
 """Characters of an oid that are kept: enough for a sha256 with its algorithm as a prefix."""
 
-_XET_HASH = re.compile("[0-9a-f]{64}")
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9_.\-~/]*")
+_PLAIN_LETTERS = f"{string.ascii_letters}{string.digits}_.-~/"
 _NEXT = r'<([^<>]+)>\s*;[^<>,]*rel="?next"?'
 
 
@@ -246,7 +247,7 @@ class RemoteFile:
 def _quoted(path: str) -> str:
     """A path as the value of a form. `quote_plus` is slow, and few paths need it for more than
     their slashes."""
-    plain = path if _PLAIN_PATH.fullmatch(path) else quote_plus(path, safe="/")
+    plain = quote_plus(path, safe="/") if path.strip(_PLAIN_LETTERS) else path
     return plain.replace("/", "%2F")
 
 
@@ -323,7 +324,7 @@ def _files(rows: list[Any]) -> list[RemoteFile]:
 
 def _xet_hash(fields: Mapping[str, Any]) -> str | None:
     value = a_text_or_none(fields.get("xetHash"), "[].xetHash")
-    return value if value is not None and _XET_HASH.fullmatch(value) else None
+    return value if value is not None and is_hex(value, 64) else None
 
 
 def _oid(value: Any, name: str) -> str:

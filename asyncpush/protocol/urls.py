@@ -21,13 +21,12 @@ from asyncpush.redaction import bare_url
 _PUBLIC_ORIGINS = (PUBLIC_ENDPOINT, "https://hub-ci.huggingface.co")
 _PORTS = {"http": 80, "https": 443}
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal"})
-_METADATA_ADDRESSES = frozenset({ipaddress.ip_address("fd00:ec2::254")})
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_COMPATIBLE = ipaddress.ip_network("::/96")
-_WHITE_SPACE = re.compile(r"[\x00-\x20\x7f]")
-_SITE = re.compile(r"[a-z]+://[^/?#]*")
-"""The common prefix of all URLs of one server. They are cached: there are few servers, and parsing
-each URL again takes a tenth of the time of a push of small objects (measured)."""
+_METADATA_ADDRESS = "fd00:ec2::254"
+_NAT64 = "64:ff9b::/96"
+_COMPATIBLE = "::/96"
+_LINK_LOCAL = "is a link-local address"
+_METADATA = "is a cloud's metadata service"
+_LOOPBACK = "is a loopback address"
 
 _NUMBER = "0x(?P<hexadecimal>[0-9a-f]{0,16})|0(?P<octal>[0-7]{0,16})|(?P<decimal>[1-9][0-9]{0,16})"
 
@@ -38,7 +37,7 @@ def check_endpoint(endpoint: str) -> str:
     endpoint = endpoint.strip()
     if any("\ud800" <= letter <= "\udfff" for letter in endpoint):
         raise ValueError("endpoint must be valid Unicode text")
-    if _WHITE_SPACE.search(endpoint):
+    if _has_white_space(endpoint):
         raise ValueError("endpoint must not hold white space")
     try:
         parts = urlsplit(endpoint)
@@ -58,6 +57,13 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint.rstrip("/")
 
 
+def _has_white_space(text: str) -> bool:
+    """Control characters count too."""
+    if text.isascii() and text.isprintable():  # nearly always, and quick
+        return " " in text
+    return any(letter <= " " or letter == "\x7f" for letter in text)
+
+
 def origin(url: str) -> tuple[str, str, int]:
     """Scheme, host and port. A token is sent only if they equal the endpoint's."""
     return _origin(_site(url))
@@ -71,8 +77,15 @@ def _origin(site: str) -> tuple[str, str, int]:
 
 
 def _site(url: str) -> str:
-    match = _SITE.match(url)
-    return match[0] if match is not None else url
+    """The common prefix of all URLs of one server. What is parsed of it is cached: there are few
+    servers, and parsing each URL again takes a tenth of the time of a push of small objects
+    (measured)."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not (scheme.isalpha() and scheme.isascii() and scheme.islower()):
+        return url
+    for end in "/?#":
+        rest = rest.partition(end)[0]
+    return f"{scheme}://{rest}"
 
 
 def same_origin(url: str, endpoint: str) -> bool:
@@ -121,7 +134,7 @@ def check_target(url: str, endpoint: str, allowed_hosts: Sequence[str] = ()) -> 
     never from https down to http, no link-local address (cloud metadata services use those), and no
     loopback or unspecified address unless the endpoint itself is on loopback.
     """
-    if _WHITE_SPACE.search(url):  # Some parsers remove these characters, others end the URL there.
+    if _has_white_space(url):  # Some parsers remove these characters, others end the URL there.
         raise _refused("contains white space", "")
     problem = _problem(_site(url), endpoint, tuple(allowed_hosts))
     if problem is not None:
@@ -152,11 +165,11 @@ def address_problem(host: str, endpoint: str) -> str | None:
     """Why no connection may be made to a host or address that is not the endpoint's own; None if it
     may."""
     if is_link_local(host):
-        return "is a link-local address"
+        return _LINK_LOCAL
     if is_metadata(host):
-        return "is a cloud's metadata service"
+        return _METADATA
     if is_loopback(host) and not is_loopback(origin(endpoint)[1]):
-        return "is a loopback address"
+        return _LOOPBACK
     return None
 
 
@@ -176,7 +189,10 @@ def is_link_local(host: str) -> bool:
 
 def is_metadata(host: str) -> bool:
     """Whether this is the metadata service of a cloud whose name or address is not link-local."""
-    return _plain(host) in _METADATA_NAMES or _address(host) in _METADATA_ADDRESSES
+    if _plain(host) in _METADATA_NAMES:
+        return True
+    address = _address(host)
+    return address is not None and str(address) == _METADATA_ADDRESS
 
 
 def _plain(host: str) -> str:
@@ -196,7 +212,9 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address contains, in any of the known forms."""
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+    # Made here, since most pushes see no IPv6 address.
+    nat64, compatible = ipaddress.ip_network(_NAT64), ipaddress.ip_network(_COMPATIBLE)
+    if address in nat64 or (address in compatible and int(address) > 1):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 
@@ -222,8 +240,11 @@ def _numeric_address(host: str) -> ipaddress.IPv4Address | None:
 
 
 def _refused(why: str, shown: str) -> ProtocolError:
+    suggestion = "report it to the operators of this Hub: it has to name another URL"
+    if why in (_LINK_LOCAL, _METADATA, _LOOPBACK):
+        suggestion = "if this host is meant, name it in UploadConfig(allowed_hosts=[...])"
     return ProtocolError(
-        f"the Hub named a URL that {why}: {shown[:200]}",
+        f"the Hub named a URL that {why}" + (f": {shown[:200]}" if shown else ""),
         url=shown[:200],
-        suggestion="if this host is meant, name it in UploadConfig(allowed_hosts=[...])",
+        suggestion=suggestion,
     )

@@ -28,6 +28,7 @@ from asyncpush.sources.paths import (
     PATH_LIMIT,
     PatternFilter,
     check_path_in_repo,
+    drive_names,
     file_folder_clashes,
     folder_prefix,
     folders_above,
@@ -47,7 +48,7 @@ from asyncpush.sources.single_files import (
     status_of,
 )
 from asyncpush.sources.spool import OpenStream, Spool
-from asyncpush.sources.walk import Walk, notice_own
+from asyncpush.sources.walk import Walk, is_never_pushed, notice_own
 
 if TYPE_CHECKING:
     from asyncpush.sources.tensors import Tensors
@@ -301,6 +302,12 @@ class Gathered:
             self.report.notice("empty sources", self._nothing)
         hint = ", or leave files out with ignore_patterns" if self._patterns_apply else ""
         self.report.raise_problems(f"fix these problems{hint}; nothing was uploaded")
+        for path in drive_names(self._origins):
+            self.report.notice(
+                "names that look like a Windows drive",
+                f"{path!r} looks like a Windows drive: the official client cannot download it,"
+                " nor a repo with it as a whole",
+            )
         for first, second in look_alikes(self._origins):
             self.report.notice(
                 "names that look alike",
@@ -362,6 +369,9 @@ class Gathered:
                 self._nothing += " except those that asyncpush itself writes"
             elif walk.seen:
                 self._nothing = f"the patterns select none of the {walk.seen:,} files in {root!r}"
+            elif never := [name for name in walk.skipped if is_never_pushed(name)]:
+                names = ", ".join(repr(name) for name in sorted(never)[:5])
+                self._nothing += f" besides {names}, which no push includes"
 
     def _add_mapping(self, source: Mapping[Any, Any]) -> None:
         self.one_file = False

@@ -22,7 +22,7 @@ from asyncpush.sources.byte_sources import read_sample
 
 LFS_POINTER = "a Git LFS pointer, not the file itself"
 _POINTER_SIZES = range(120, 1024)  # in bytes; Git LFS takes no larger file for a pointer
-_POINTER = re.compile(
+_POINTER = (
     rb"version https?://(?:git-lfs|hawser)\.github\.com/spec/v1\r?\n"
     rb"(?:ext-\d-[\w.-]+ sha256:[0-9a-f]{64}\r?\n)*"
     rb"oid sha256:[0-9a-f]{64}\r?\nsize \d+\s*"
@@ -183,13 +183,11 @@ _FORMS = (
     _form("a Groq key", "gsk_", _START + r"gsk_(?P<secret>[A-Za-z0-9]{52})" + _END),
 )
 
-_NAMES = (
-    ("a file of credentials", r"\.env|\.env\..+|.+\.env"),
-    ("a private SSH key", r"id_(?:rsa|dsa|(?:ecdsa|ed25519)(?:_sk)?)"),
-    ("a key store", r".+\.(?:p12|pfx|jks|keystore|kdbx|ppk)"),
-    ("a file of passwords", r"[._]netrc|\.git-credentials|\.pgpass|\.htpasswd|\.pypirc"),
+_SSH_KEYS = frozenset(
+    {"id_rsa", "id_dsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"}
 )
-_NAMED = re.compile("|".join(f"({pattern})" for _, pattern in _NAMES))
+_PASSWORDS = frozenset({".netrc", "_netrc", ".git-credentials", ".pgpass", ".htpasswd", ".pypirc"})
+_KEY_STORES = (".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk")
 _TEMPLATES = r"\b(?:example|sample|template|dist|defaults?)\b"
 _PLACEHOLDERS = (
     rb"(?i)example|sample|x{4}|\*{3}|0{6}|your|placeholder|changeme|dummy|fake|redacted|insert|replace"
@@ -228,12 +226,13 @@ def find_leaks(
 def _leaks_of(file: FileSource, read: ReadSome) -> list[Leak]:
     name = file.path_in_repo.rpartition("/")[2].lower()
     path = file.path_in_repo
-    leaks = [Leak(path, kind) for kind in _kinds_by_name(name)]
+    kind_by_name = _kind_by_name(name)
+    leaks = [] if kind_by_name is None else [Leak(path, kind_by_name)]
     may_be_pointer = file.size in _POINTER_SIZES
     if not may_be_pointer and (file.size > SCAN_LIMIT or name.endswith(_BINARY_ENDINGS)):
         return leaks
     content = _content(file, read)
-    if may_be_pointer and _POINTER.fullmatch(content):
+    if may_be_pointer and content.startswith(b"version ") and re.fullmatch(_POINTER, content):
         return [Leak(path, LFS_POINTER, certain=True)]
     content = _as_text(content)
     for kind, position in _found(content):
@@ -243,10 +242,18 @@ def _leaks_of(file: FileSource, read: ReadSome) -> list[Leak]:
     return leaks
 
 
-def _kinds_by_name(name: str) -> Iterator[str]:
-    match = _NAMED.fullmatch(name)
-    if match is not None and not re.search(_TEMPLATES, name):
-        yield _NAMES[(match.lastindex or 0) - 1][0]
+def _kind_by_name(name: str) -> str | None:
+    if name.startswith(".env.") or name.endswith(".env"):
+        kind = "a file of credentials"
+    elif name in _SSH_KEYS:
+        kind = "a private SSH key"
+    elif name.endswith(_KEY_STORES):
+        kind = "a key store"
+    elif name in _PASSWORDS:
+        kind = "a file of passwords"
+    else:
+        return None
+    return None if re.search(_TEMPLATES, name) else kind
 
 
 def _content(file: FileSource, read: ReadSome = read_sample) -> bytes:

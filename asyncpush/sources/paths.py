@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -11,10 +12,7 @@ from typing import TypeAlias
 PATH_LIMIT = 4096
 SEGMENT_LIMIT = 255
 
-# Matches most paths: ASCII, with no segment that is long or starts with a dot. They need no further
-# check.
-_PLAIN = re.compile(r"[\w-][\w.\- ]{0,99}(?:/[\w-][\w.\- ]{0,99})*", re.ASCII)
-_DRIVE = re.compile(r"[A-Za-z]:/")
+_LETTERS = f"{string.ascii_letters}{string.digits}_-. /"
 
 
 def normalise_path(path: str) -> str:
@@ -41,15 +39,27 @@ def check_path_in_repo(path: str) -> str | None:
     "must not contain a '..' segment"
     """
     path = normalise_path(path)
-    if len(path) <= PATH_LIMIT and _PLAIN.fullmatch(path):
-        return None
-    return _path_problem(path)
+    return None if _is_plain(path) else _path_problem(path)
+
+
+def _is_plain(path: str) -> bool:
+    """Whether this is like most paths: ASCII, not long, with no segment that is empty or starts
+    with a dot. Such a path needs no further check."""
+    return (
+        0 < len(path) <= 100
+        and not path.strip(_LETTERS)
+        and path[0] not in "/."
+        and path[-1] != "/"
+        and "//" not in path
+        and "/." not in path
+    )
 
 
 def _path_problem(path: str) -> str | None:
     if not path:
         return "must not be empty"
-    if path.startswith("/") or _DRIVE.match(path):
+    drive = path[:1] if path[1:3] == ":/" else ""
+    if path.startswith("/") or (drive.isascii() and drive.isalpha()):
         return "must not be absolute"
     if path.endswith("/"):
         return "must name a file, not end with a separator"
@@ -122,6 +132,20 @@ def file_folder_clashes(files: Collection[str]) -> list[tuple[str, str]]:
                 clashes[folder] = path
             folder = folder.rpartition("/")[0]
     return sorted(clashes.items())
+
+
+def drive_names(paths: Iterable[str]) -> list[str]:
+    """Paths that Windows takes for a place on a drive. The official client (2.4) refuses to
+    download them, on every system.
+
+    >>> drive_names(["a:b", "logs/12:30.txt", "logs/c:"])
+    ['a:b', 'logs/c:']
+    """
+    return [path for path in paths if ":" in path and any(map(_names_drive, path.split("/")))]
+
+
+def _names_drive(segment: str) -> bool:
+    return segment[1:2] == ":" and segment[0] in string.ascii_letters
 
 
 def look_alikes(paths: Iterable[str]) -> list[tuple[str, str]]:

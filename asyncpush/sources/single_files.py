@@ -130,7 +130,7 @@ def _unwrapped(file: object) -> object:
     return file.file if isinstance(file, tempfile._TemporaryFileWrapper) else file
 
 
-_ADDRESS = re.compile(r"[\\/](hf|https?):[\\/]")
+_ADDRESS = r"[\\/](hf|https?):[\\/]"
 """What is left of an address where a path was made of it."""
 
 
@@ -143,7 +143,7 @@ def _reason(path: str, exc: OSError | ValueError) -> str:
     if exc.errno in (errno.ENOENT, errno.ENOTDIR):
         if os.path.islink(path):
             return f"is a broken link, to {os.readlink(path)!r}"
-        if _ADDRESS.search(path):
+        if re.search(_ADDRESS, path):
             return "does not exist: a source is a local path; `copy` takes what is on the Hub"
         return "does not exist"
     return f"cannot be read: {os_reason(exc)}"
@@ -251,7 +251,7 @@ def _copied(file: FileSource, opened: io.FileIO) -> Copy:
         except _Overwritten:
             pass
         opened.seek(0)
-    raise changed(file, "could not be read consistently, since it was written to all the time")
+    raise changed(file, "could not be read consistently: it was written to again and again")
 
 
 def _grown(

@@ -426,11 +426,6 @@ def _rewind(file: BinaryIO) -> int | None:
     return position
 
 
-# Locks on a network file system may work on one machine only: folders of other machines are left
-# alone.
-_PREFIX = f"{SCRATCH_PREFIX}{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
-
-
 class ScratchFolder:
     """A new folder in `parent` that only this user can enter, until `remove` is called.
 
@@ -444,7 +439,7 @@ class ScratchFolder:
         parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(parent)
         while True:
-            self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+            self.path = tempfile.mkdtemp(prefix=_scratch_prefix(), dir=parent)
             self._lock = _lock(self.path, wait=True)
             # Before it was locked, another process may have removed it as an orphan.
             if os.path.isdir(self.path):
@@ -463,9 +458,16 @@ class ScratchFolder:
         _unlock(self._lock)
 
 
+@functools.cache
+def _scratch_prefix() -> str:
+    """How the scratch folders of this machine begin. Locks on a network file system may work on one
+    machine only, so folders of other machines are left alone."""
+    return f"{SCRATCH_PREFIX}{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-"
+
+
 def _remove_orphans(parent: Path) -> None:
     with os.scandir(parent) as entries:
-        found = [entry.path for entry in entries if entry.name.startswith(_PREFIX)]
+        found = [entry.path for entry in entries if entry.name.startswith(_scratch_prefix())]
     for path in found:
         lock = _lock(path, wait=False)
         if lock is not None:

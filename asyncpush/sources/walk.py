@@ -144,6 +144,11 @@ def _entries(path: str, *, through_links: bool) -> Iterator[Iterator[os.DirEntry
         os.close(descriptor)
 
 
+def is_never_pushed(name: str) -> bool:
+    """Whether a file or folder of this name within the root is left out of every push."""
+    return _always_skipped(name.rstrip("/").rpartition("/")[2], name)
+
+
 def _always_skipped(own_name: str, name: str) -> bool:
     if own_name.startswith(SCRATCH_PREFIX):
         return name.endswith("/")

@@ -131,7 +131,7 @@ class BackgroundUploader:
         self._leave(cancel=cancel, why=f"{type(exc).__name__} left the block")
 
     def push(self, repo_id: str, source: Source, options: PushOptions | None = None) -> PushTicket:
-        """Start a push and return at once; see `push_to_hub` for what can be pushed.
+        """Start a push and return at once. Takes the same as `push_to_hub`.
 
         The source must not change until the push has ended. A file that changes anyway is handled
         as `PushOptions.on_change` says; a mixture of old and new bytes is never committed. Raises
@@ -449,7 +449,7 @@ class BackgroundCheckpoints:
         *,
         name: str | None = None,
     ) -> None:
-        """Queue a checkpoint to be pushed, as `CheckpointPusher.push` does."""
+        """Queue a checkpoint to be pushed. Takes and raises the same as `CheckpointPusher.push`."""
         self._owner._check_may_wait()
         with self._owner._lock:
             self._owner._check_open()
@@ -619,7 +619,7 @@ def _wait_at_exit() -> None:
         try:
             uploader._leave(cancel=False, why="the process ends")
         except KeyboardInterrupt:
-            logger.error("interrupted: the pushes that were waited for are cancelled")
+            logger.error("interrupted: pushes that have not ended are cancelled")
 
 
 # `atexit` would be too late: by then the thread pools that every event loop relies on accept no

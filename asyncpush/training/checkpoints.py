@@ -111,9 +111,9 @@ class CheckpointPusher:
     its own folder below the address. Readers can tell whether it is complete: its marker,
     `.complete.json`, is written after everything else has been verified, and
     `Uploader.checkpoints_in` lists the complete sets. A checkpoint replaces an earlier one of the
-    same name, whole: until it is complete, no checkpoint of that name is, and then it counts as the
-    newest. So a folder that is pushed again and again, such as "out/", needs a new `name` each
-    time; if it has none, the push has a warning.
+    same name completely. Until the new one is complete, readers see none of that name, and then it
+    counts as the newest. So a folder that is pushed again and again, such as "out/", needs a new
+    `name` each time; if it has none, the push has a warning.
 
     Args:
         uploader: an open `Uploader`; the pushes share its session.
@@ -239,7 +239,8 @@ class CheckpointPusher:
             raise ValueError(f"{self.repo_id} takes {wanted}, not {type(options).__name__}")
         if options.dry_run:
             raise ValueError(
-                "dry_run does not go with checkpoints: none would be pushed, and older ones removed"
+                "dry_run cannot be used for checkpoints: none would be pushed, but older ones"
+                " removed"
             )
         if isinstance(options, SyncOptions):
             return replace(options, complete_marker=True, renew_marker=True, delete=True)

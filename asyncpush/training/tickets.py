@@ -49,7 +49,7 @@ class Job(Generic[T]):
         self.future: Future[T] = Future()
         self.handle: Stoppable | None = None  # Set once it has started.
         self.ask_to_end: Callable[[], object] | None = None
-        """Asks work without an end of its own (a watch) to finish; to be called from any thread."""
+        """Asks work that does not end by itself (a watch) to finish; called from any thread."""
         self._in_loop = in_loop
         self._check_may_wait = check_may_wait
         self._asked = False

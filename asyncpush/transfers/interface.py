@@ -7,9 +7,9 @@ module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from anyio.abc import TaskGroup
 
@@ -19,10 +19,12 @@ from asyncpush.events import Emitter
 from asyncpush.journal import Journal, NullJournal
 from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileSource, Receipt, Repo
-from asyncpush.net.parts import PartSender
 from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, TransferName
 from asyncpush.sources import OpenStream
+
+if TYPE_CHECKING:
+    from asyncpush.net.parts import PartSender
 
 
 class TransferFailedError(AsyncPushError):
@@ -52,7 +54,7 @@ class TransferContext(Protocol):
     @property
     def session(self) -> HubSession: ...
     @property
-    def sender(self) -> PartSender: ...
+    def part_sender(self) -> Callable[[], Awaitable[PartSender]]: ...
     @property
     def hasher(self) -> FileHasher: ...
     @property

@@ -194,11 +194,11 @@ def test_a_host_is_bound_by_its_wire_or_its_cores() -> None:
     assert wide.processes > narrow.processes
 
 
-def test_each_lfs_object_costs_a_call_and_each_link_another() -> None:
+def test_lfs_objects_and_commits_cost_a_call_each() -> None:
     plan = scale.Plan()
 
-    assert scale.calls(1000, lfs=True, links=10, plan=plan) == 4 + 4 + 1000 + 1 + 10
-    assert scale.calls(1000, lfs=False, links=1, plan=plan) == 4 + 1 + 1
+    assert scale.calls(1000, lfs=True, commits=10, plan=plan) == 4 + 4 + 1000 + 1 + 10
+    assert scale.calls(1000, lfs=False, commits=1, plan=plan) == 4 + 1 + 1
 
 
 def test_the_readme_shows_what_is_calculated() -> None:

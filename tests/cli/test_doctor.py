@@ -103,7 +103,7 @@ def test_all_is_well_and_nothing_was_changed(examine: Examine) -> None:
     ran = examine("hf_writer", "me/there")
     assert (ran.code, ran.err) == (0, "")
     assert set(marks(ran).values()) == {"✓"}
-    assert "me, member of team, by the token from HF_TOKEN" in ran.out
+    assert "me, member of team, with the token from HF_TOKEN" in ran.out
     assert "the token may write to me/there" in ran.out
     assert "400 requests left in the next 55 s" in ran.out
     writing = [(method, path) for method, path in asked if method != "GET"]
@@ -183,7 +183,7 @@ def test_an_endpoint_that_is_away(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     assert "write" not in marks(ran)  # nobody was there to say
 
 
-async def test_an_endpoint_that_is_silent_is_not_waited_for_long(
+async def test_a_silent_endpoint_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(asking, "ANSWER_TIMEOUT", 0.05)
@@ -208,7 +208,7 @@ def test_a_bad_proxy_and_a_cache_that_cannot_be_made(
 def test_the_embedded_hub_needs_no_token(cli: Cli) -> None:
     ran = cli("doctor", "anybody/new", "--endpoint", "local")
     assert ran.code == 0
-    assert "local, by the token of the embedded Hub, which takes any" in ran.out
+    assert "local, with the token of the embedded Hub, which accepts any" in ran.out
 
 
 def test_what_this_machine_cannot_tell_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

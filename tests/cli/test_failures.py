@@ -99,7 +99,7 @@ def test_a_refusal_is_reported_with_request_and_answer() -> None:
     assert document["headers"] == {"server": "pot"}
 
 
-def test_a_network_that_gives_no_answer_is_reported_as_that() -> None:
+def test_a_request_without_an_answer_is_reported_as_that() -> None:
     assert failure_lines(HubError("away", method="GET", url="http://hub")) == [
         "HubError: away",
         "request: GET http://hub (no answer, attempt 1, after 0.0 s)",
@@ -447,7 +447,7 @@ def test_an_unwritable_result_has_its_own_exit_code(
         output.result(["done"], {"commit_url": "http://hub/me/m/commit/ab"})
     assert caught.value.exit_code == UNWRITTEN
     assert capsys.readouterr().err == (
-        "warning: the command has done its work (http://hub/me/m/commit/ab), but the result could"
+        "warning: the command succeeded (http://hub/me/m/commit/ab), but the result could"
         " not be written to stdout: No space left on device\n"
     )
 
@@ -492,7 +492,7 @@ class Stuck(io.StringIO):
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_while_the_result_is_printed_tells_that_the_work_is_done(
+def test_ctrl_c_during_output_says_work_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Stuck())
@@ -501,7 +501,7 @@ def test_ctrl_c_while_the_result_is_printed_tells_that_the_work_is_done(
         output.result(["done"], {"commit_url": "http://hub/me/m/commit/ab"})
     assert caught.value.exit_code == 130
     assert capsys.readouterr().err == (
-        "warning: the command has done its work (http://hub/me/m/commit/ab), but printing the"
+        "warning: the command succeeded (http://hub/me/m/commit/ab), but printing the"
         " result was interrupted\n"
     )
 
@@ -528,7 +528,7 @@ class TestFullDisk:
         name = f"full{len(flags)}"
         code, errors = self.run("push", f"me/{name}", folder, *flags)
         assert code == UNWRITTEN
-        assert f"the command has done its work ({site.url}/me/{name}/commit/" in errors
+        assert f"the command succeeded ({site.url}/me/{name}/commit/" in errors
         assert "Traceback" not in errors
         assert site.files(f"models/me/{name}") == {"config.json", "weights.bin"}
 

@@ -84,9 +84,7 @@ def test_paths_may_be_absolute_or_at_home(tmp_path: Path, monkeypatch: pytest.Mo
         ("# Card\\nWords", "# Card\nWords"),
     ],
 )
-def test_a_card_is_a_file_beside_the_manifest_or_its_text(
-    written: str, meant: str, tmp_path: Path
-) -> None:
+def test_a_card_is_a_file_or_its_text(written: str, meant: str, tmp_path: Path) -> None:
     text = f'[[push]]\nrepo_id = "me/a"\nsource = "a"\nmodel_card = "{written}"\n'
     (push,) = read(tmp_path, text)
     assert push.options.model_card == meant.format(folder=tmp_path)

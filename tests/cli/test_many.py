@@ -44,14 +44,14 @@ def test_one_failure_does_not_stop_the_rest(
     head, first, second, third, total = ran.out.splitlines()
     assert head.split() == ["repo", "files", "bytes", "time", "commit", "or", "error"]
     assert first.split()[:4] == [f"{tmp_path.name}/first", "2", "2.50", "MB"]
-    assert second.split()[1:3] == ["RepoNotFoundError:", "head"]
+    assert second.split()[1:3] == ["RepoNotFoundError:", "looking"]
     assert third.split()[:4] == [f"{tmp_path.name}/third", "1", "19", "B"]
     assert total.startswith("2 of 3 pushed, 1 failed; 2.50 MB sent in ")
     assert site.commits(f"models/{tmp_path.name}/third")[0]["id"].startswith(third.split()[-1])
 
     assert f"✗ Upload failed  {tmp_path.name}/second" in ran.err
     assert "✗ 1 of 3 pushes failed" in ran.err
-    assert f"- {tmp_path.name}/second: RepoNotFoundError: head failed" in ran.err
+    assert f"- {tmp_path.name}/second: RepoNotFoundError: looking up the branch failed" in ran.err
     assert "(--create-branch) creates it" in ran.err
     assert "--continue" in ran.err
     assert "Traceback" not in ran.err

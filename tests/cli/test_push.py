@@ -65,7 +65,7 @@ def test_quiet_draws_nothing(cli: Cli, folder: Path) -> None:
     assert cli("push", "me/quiet", folder, "--quiet").err == ""
 
 
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(cli: Cli, folder: Path) -> None:
+def test_a_dry_run_shows_the_plan_and_changes_nothing(cli: Cli, folder: Path) -> None:
     cli("push", "me/dry", folder)
     (folder / "new.txt").write_text("new")
     (folder / "config.json").unlink()

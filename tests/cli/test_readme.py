@@ -26,7 +26,7 @@ def test_troubleshooting_names_every_error_with_what_to_do() -> None:
     assert sorted(rows) == [error.__name__ for error in errors]
 
 
-def test_the_map_shows_everything_in_the_package_that_is_there() -> None:
+def test_the_map_shows_everything_in_the_package() -> None:
     named = set(
         re.findall(r"[a-z_]+(?:\.py|/)", section("Where things are").partition("```\n\n")[0])
     )

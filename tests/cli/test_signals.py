@@ -97,7 +97,7 @@ def test_a_push_ends_promptly_and_says_how_to_go_on(
     ]
 
 
-def test_a_push_that_is_interrupted_after_its_commit_names_it(
+def test_a_push_interrupted_after_its_commit_names_it(
     start: Start, stall: Stall, folder: Path
 ) -> None:
     stall.route, stall.after = "paths-info", "commit"
@@ -112,7 +112,7 @@ def test_a_push_that_is_interrupted_after_its_commit_names_it(
 
 
 @pytest.mark.parametrize("made", [True, False], ids=["after the commit", "before it"])
-def test_a_second_signal_says_what_the_first_would_have_said(
+def test_a_second_signal_reports_what_the_first_would(
     made: bool, start: Start, stall: Stall, folder: Path
 ) -> None:
     if made:
@@ -195,7 +195,7 @@ def test_ctrl_c_without_signal_handlers_of_the_event_loop(
     assert "Traceback" not in ran.err
 
 
-def test_a_second_ctrl_c_without_signal_handlers_of_the_event_loop(
+def test_a_second_ctrl_c_without_loop_signal_handlers(
     start: Start, stall: Stall, folder: Path, tmp_path: Path
 ) -> None:
     script = tmp_path / "windows.py"
@@ -207,9 +207,7 @@ def test_a_second_ctrl_c_without_signal_handlers_of_the_event_loop(
     assert (ran.code, ran.document["ok"]) == (130, False)
 
 
-def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_during_imports_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt
 
@@ -231,7 +229,7 @@ def test_before_the_commit_it_says_that_nothing_was_committed(
     assert "next: run the same command again to resume" in ran.err
 
 
-def test_a_signal_during_the_commit_says_that_it_may_exist(
+def test_a_signal_during_the_commit_says_it_may_exist(
     start: Start, stall: Stall, folder: Path
 ) -> None:
     stall.route = "commit"

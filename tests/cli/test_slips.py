@@ -20,7 +20,7 @@ def test_swapped_arguments_are_seen(command: str, cli: Cli, folder: Path, tmp_pa
     ran = cli(command, folder, "me/model", *more)
     assert ran.code == 2
     assert "look swapped" in ran.err
-    assert f"next: write the repo first: me/model {folder}" in ran.err
+    assert f"next: give the repo first: me/model {folder}" in ran.err
 
 
 def test_arguments_in_the_order_of_a_copy_are_seen(cli: Cli, folder: Path) -> None:
@@ -47,7 +47,7 @@ BUCKET = "hf://buckets/me/b/run"
         (f"sync {BUCKET} hf://buckets/me/c", f"`asyncpush copy {BUCKET} hf://buckets/me/c`"),
         ("push me/m hf://me/n", "to copy it on the Hub: `asyncpush copy hf://me/n me/m`"),
         ("upload me/m hf://me/n --receipts r.json", "`asyncpush copy hf://me/n me/m`"),
-        ("audit me/m hf://me/n", "name a local folder or file second"),
+        ("audit me/m hf://me/n", "give a local folder or file as SOURCE"),
         ("copy me/m ./out", "to download: `hf download me/m --local-dir ./out`"),
         (f"copy {BUCKET} ~/out", f"to download: `hf buckets sync {BUCKET} '~/out'`"),
         ("copy ./out me/m", "to upload: `asyncpush push me/m ./out`"),
@@ -141,7 +141,7 @@ def test_a_path_in_the_endpoint_is_not_a_missing_repo(cli: Cli, folder: Path, si
     assert "next: there is no Hub at that address: check HF_ENDPOINT" in ran.err
 
 
-def test_help_says_what_to_type_and_puts_options_in_sections(cli: Cli) -> None:
+def test_help_shows_usage_and_options_in_sections(cli: Cli) -> None:
     push, cache = cli("push", "--help").out, cli("cache", "ls", "--help").out
     assert " push [OPTIONS] REPO_ID SOURCE [PATH_IN_REPO]\n" in push
     sections = [line for line in push.splitlines() if line.endswith(":") and line[0] != " "]

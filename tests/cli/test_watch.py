@@ -1,4 +1,4 @@
-"""`asyncpush watch` pushes until Ctrl-C, which pushes what is left."""
+"""`asyncpush watch` pushes until Ctrl-C, which pushes the last changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_push_is_reported_on_stdout(cli: Cli, stop_when_up: None, folder: P
     assert ran.code == 0
     assert "/me/told/commit/" in ran.out
     assert "1 file committed" in ran.out
-    assert "Ctrl-C pushes what is left" in ran.err
+    assert "Ctrl-C pushes the last changes" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_swapped_order_and_a_file_are_usage_errors(cli: Cli, folder: Path) -> 
     assert "FOLDER is an address" in cli("watch", "hf://me/a", "me/watched").err
 
 
-def test_a_push_that_would_always_fail_is_not_said_to_be_tried_again(
+def test_a_permanent_failure_promises_no_other_attempt(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")

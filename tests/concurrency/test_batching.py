@@ -55,7 +55,7 @@ async def test_a_single_question_waits_for_nobody() -> None:
     assert (calls.asked, answers) == ([[1]], {1: 10})
 
 
-async def test_heavy_questions_make_more_calls_and_the_heaviest_its_own() -> None:
+async def test_heavy_items_take_more_calls() -> None:
     calls, answers = Calls(), dict[int, int]()
     calls.open.set()
     async with anyio.create_task_group() as group:
@@ -82,7 +82,7 @@ async def test_questions_during_a_call_share_the_next() -> None:
     assert answers == {item: 10 * item for item in (1, 2, 3, 4)}
 
 
-async def test_half_a_call_of_questions_starts_beside_a_running_one() -> None:
+async def test_half_a_batch_starts_beside_a_running_call() -> None:
     calls, answers = Calls(), dict[int, int]()
     async with anyio.create_task_group() as group:
         batcher = Batcher(group, calls, limit=4)
@@ -113,7 +113,7 @@ async def test_calls_keep_to_their_limit_and_width(limit: int, width: int) -> No
     assert answers == {item: 10 * item for item in items}
 
 
-async def test_a_failing_call_fails_its_group_and_nobody_waits_on() -> None:
+async def test_a_failing_call_fails_its_group_and_ends_waits() -> None:
     async def refuse(items: list[int]) -> Mapping[int, int]:
         raise ValueError(f"no answer to {items}")
 

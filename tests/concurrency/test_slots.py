@@ -107,7 +107,7 @@ async def test_waiting_pushes_get_shared_slots_in_turn() -> None:
     assert shared.free == 1
 
 
-async def test_without_shared_turns_each_push_does_one_at_a_time() -> None:
+async def test_without_shared_slots_a_push_does_one_job() -> None:
     async with anyio.create_task_group() as group:
         push = Bench(group, SharedSlots(0))
         push.put("a", "b")

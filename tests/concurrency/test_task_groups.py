@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from functools import partial
 from itertools import chain
 
 import anyio
@@ -62,7 +64,28 @@ async def test_items_begin_in_order_within_the_width(width: int) -> None:
     assert most == min(width, 9)
 
 
-async def test_a_failure_stops_the_others_and_comes_out_as_itself() -> None:
+@pytest.mark.parametrize("count", [0, 1, 9])
+async def test_lazy_items_start_no_more_workers_than_needed(count: int) -> None:
+    running = 0
+    go = asyncio.Event()
+
+    async def work(item: int) -> None:
+        nonlocal running
+        running += 1
+        await go.wait()
+
+    before = len(asyncio.all_tasks())
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(for_each, iter(range(count)), work, width=4))
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+            assert len(asyncio.all_tasks()) <= before + 1 + min(4, count + 1)
+        assert running == min(4, count)
+        go.set()
+    assert running == count
+
+
+async def test_a_failure_stops_the_others_and_is_raised() -> None:
     begun: list[int] = []
 
     async def work(item: int) -> None:

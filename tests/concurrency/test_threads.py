@@ -112,7 +112,7 @@ async def test_what_was_taken_is_not_discarded(threads: ThreadPoolExecutor) -> N
     assert discarded == []
 
 
-async def test_a_failure_that_came_too_late_has_nothing_to_discard(
+async def test_a_late_failure_has_nothing_to_discard(
     threads: ThreadPoolExecutor,
 ) -> None:
     work = Work(ValueError("too late"))
@@ -153,7 +153,7 @@ async def test_settled_takes_any_end() -> None:
         await wait_until_done(job)
 
 
-async def test_settled_hands_a_cancellation_on_when_the_job_is_over() -> None:
+async def test_a_cancelled_wait_ends_when_the_job_is_done() -> None:
     job: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(wait_until_done(job))
     await anyio.lowlevel.checkpoint()
@@ -251,7 +251,7 @@ async def test_after_a_cancel_one_item_alone_is_waited_for(threads: ThreadPoolEx
     assert begun == [0, 1]
 
 
-async def test_a_push_whose_work_hangs_leaves_threads_to_the_others() -> None:
+async def test_a_push_that_hangs_leaves_threads_for_others() -> None:
     with SharedThreads(6, "test", share=3, reserve=2) as threads:
         lanes = [threads.lane() for _ in range(4)]
         hanging = [[Work() for _ in range(5)] for _ in lanes]
@@ -330,6 +330,12 @@ async def test_only_work_without_a_thread_fails(
         assert await in_thread(lane, lambda: "after") == "after"
         assert done == []
         assert lane.held == 0
+
+
+async def test_any_number_of_hash_workers_takes_no_memory_to_speak_of() -> None:
+    with ExitStack() as stack:
+        threads = SessionThreads(stack, hash_workers=10**30).for_push()
+        assert await in_thread(threads.hash, lambda: 5) == 5
 
 
 async def test_each_kind_of_work_has_threads_of_its_own() -> None:
@@ -521,7 +527,7 @@ async def test_a_result_that_arrives_with_the_cancel_is_discarded(hops: BatchedT
     assert discarded == [5]
 
 
-async def test_short_jobs_fail_when_there_are_no_threads_any_more() -> None:
+async def test_short_jobs_fail_once_the_threads_are_shut_down() -> None:
     threads = ThreadPoolExecutor(1)
     threads.shutdown()
     with pytest.raises(RuntimeError, match="shutdown"):

@@ -331,7 +331,7 @@ def job_of(hub: LocalHub, config: UploadConfig, source: Any) -> module._Job:
     return there.job(3, NodeSource(source))
 
 
-async def test_the_task_gives_receipts_as_json_and_tells_what_happens(
+async def test_the_task_returns_json_receipts_and_emits_events(
     hub: LocalHub, config: UploadConfig
 ) -> None:
     """The task's own function, without Ray around it."""

@@ -21,13 +21,21 @@ ME = Account("me", "write", {"team": "write", "guests": "read", "club": ""})
 NAMED = Account("me", "write", called="ci", expires_at=1.8e9)
 BROWSER = Account("me", is_oauth=True, expires_at=1.8e9)
 TARGET = Target(Repo("me/m"))
-UNREACHED = HubError("whoami failed: no route", unreachable=True, suggestion="check the network")
-REFUSED = AuthError("whoami failed: no", status=401, suggestion="new token")
-NO_REPO = RepoNotFoundError("head failed", status=404, error_code="RepoNotFound")
-NO_BRANCH = HubError("head failed", status=404, error_code="RevisionNotFound")
-GATED = AuthError("head failed: gated", status=403, suggestion="me/m is gated: ask for access")
-NO_PATHS_INFO = HubError("verify_commit failed: paths must be given", status=422)
-NO_WRITE = AuthError("auth_check failed", status=403, suggestion="give it write scope")
+UNREACHED = HubError(
+    "looking up the token's owner failed: no route",
+    unreachable=True,
+    suggestion="check the network",
+)
+REFUSED = AuthError("looking up the token's owner failed: no", status=401, suggestion="new token")
+NO_REPO = RepoNotFoundError("looking up the branch failed", status=404, error_code="RepoNotFound")
+NO_BRANCH = HubError("looking up the branch failed", status=404, error_code="RevisionNotFound")
+GATED = AuthError(
+    "looking up the branch failed: gated", status=403, suggestion="me/m is gated: ask for access"
+)
+NO_PATHS_INFO = HubError("verifying the commit failed: paths must be given", status=422)
+NO_WRITE = AuthError(
+    "checking access to the repo failed", status=403, suggestion="give it write scope"
+)
 
 HF_XET = TransferLibrary(
     route="xet",
@@ -125,13 +133,13 @@ CASES = [
     ("token", facts(account=REFUSED, endpoint=PUBLIC), FAILED, "not accepted", PUBLIC + "/sett"),
     ("token", facts(account=REFUSED), FAILED, "not accepted", "settings on https://hub.example"),
     ("token", facts(account=AuthError("x", status=403)), WARNING, "to show its owner", "HF_TOKEN"),
-    ("token", FINE, OK, "me, member of team, guests, club, by the token from HF_TOKEN", ""),
-    ("token", facts(account=Account("me")), OK, "me, by the token", ""),
+    ("token", FINE, OK, "me, member of team, guests, club, with the token from HF_TOKEN", ""),
+    ("token", facts(account=Account("me")), OK, "me, with the token", ""),
     (
         "token",
         facts(account=NAMED),
         OK,
-        "me, by the token from HF_TOKEN: a user access token named",
+        "me, with the token from HF_TOKEN: a user access token named",
         "",
     ),
     ("token", facts(account=NAMED), OK, "'ci' with the role write, expires on 2027-01-15", ""),
@@ -335,7 +343,7 @@ def test_nothing_is_said_of_what_is_not_known(name: str, given: Facts) -> None:
         (facts(account=REFUSED), 3),
         (facts(account=Account("me", "read"), may_write=NO_WRITE), 3),
         (facts(target=Target(Repo("other/m")), may_write=None), 1),
-        (facts(head=AuthError("head failed", status=401)), 3),
+        (facts(head=AuthError("looking up the branch failed", status=401)), 3),
         (facts(skew=1000.0, token_from=None), 3),
     ],
 )

@@ -139,7 +139,7 @@ def run_forked(check: Callable[[], bool]) -> bool:
 
 
 @forks
-def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path) -> None:
+def test_a_forked_child_needs_no_thread_of_its_parent(tmp_path: Path) -> None:
     """A thread that held a lock at that moment does not exist in the child."""
     shared = locks.HostLocks.shared(tmp_path / "locks")
     held, done = threading.Event(), threading.Event()
@@ -185,7 +185,7 @@ def test_a_forked_child_has_no_claims(journal: Journal) -> None:
 
 
 @forks
-def test_a_forked_child_may_claim_what_its_parent_has_released(journal: Journal) -> None:
+def test_a_forked_child_can_claim_what_its_parent_released(journal: Journal) -> None:
     released, release = os.pipe()
     claim = journal.claim(SCOPE, SHA)
     assert claim is not None
@@ -261,7 +261,7 @@ def test_a_deleted_cache_folder_does_not_split_claims(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["locking", "unlocking", "no fcntl"])
-def test_without_locks_in_the_filesystem_claims_hold_within_the_process(
+def test_without_file_locks_claims_hold_in_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def lockf(descriptor: int, command: int, length: int, start: int) -> None:

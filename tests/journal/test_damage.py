@@ -203,7 +203,7 @@ def test_a_file_of_another_user_is_set_aside(
     assert len(set_aside(tmp_path)) == 1
 
 
-def test_a_fresh_journal_that_is_damaged_again_is_done_without(
+def test_a_new_journal_damaged_again_is_turned_off(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(path: Path) -> None:
@@ -310,7 +310,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("network", [False, True])
-def test_a_large_journal_is_checked_only_after_an_unclean_end(
+def test_a_large_journal_is_checked_after_a_crash(
     tmp_path: Path,
     clock: FakeClock,
     checks: list[str],

@@ -26,6 +26,25 @@ def test_a_hash_is_known_again_to_another_process(tmp_path: Path, clock: FakeClo
         assert journal.hash_of("/b", make_identity(), "git") is None
 
 
+def test_many_hashes_are_looked_up_in_few_queries(tmp_path: Path, clock: FakeClock) -> None:
+    """On disk or not yet, in the order asked for, twice asked for or unknown."""
+    many = tables.READ_AT_ONCE + 7
+    hashes = {f"/{number}": f"{number:064x}" for number in range(many)}
+    with Journal.open(tmp_path, clock=clock) as journal:
+        items = [(path, make_identity(), "sha256", oid) for path, oid in hashes.items()]
+        journal.remember_hashes(items[:-1])
+    with Journal.open(tmp_path, clock=clock) as journal:
+        journal.remember_hashes(items[-1:])
+        queries: list[str] = []
+        assert journal.hash_of("/unknown", make_identity(), "sha256") is None  # it is open now
+        assert journal._database is not None
+        journal._database._reader.set_trace_callback(queries.append)
+        asked = ["/unknown", *hashes, "/0", f"/{many - 1}"]
+        found = journal.hashes_of([(path, make_identity()) for path in asked], "sha256")
+    assert found == [hashes.get(path) for path in asked]
+    assert len(queries) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -59,7 +78,7 @@ def test_a_path_has_one_hash_of_each_kind(journal: Journal) -> None:
         pytest.param(-100.0, 61, False, id="in the future"),
     ],
 )
-def test_a_file_that_could_still_change_unseen_is_not_remembered(
+def test_a_just_written_file_is_not_remembered(
     journal: Journal, age: float, since_ctime: float, remembered: bool
 ) -> None:
     identity = replace(make_identity(age=age), ctime_ns=round((NOW - since_ctime) * 1e9))
@@ -329,7 +348,7 @@ def test_a_hash_that_is_being_written_can_be_forgotten(
     assert journal.hash_of("/a", make_identity(), "sha256") is None
 
 
-def test_a_disk_that_takes_nothing_does_not_fill_the_memory(
+def test_an_unwritable_disk_does_not_fill_memory(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "GATHERED", 10)

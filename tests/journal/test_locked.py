@@ -103,7 +103,7 @@ def journal_of(config: UploadConfig) -> Path:
     return path
 
 
-async def test_a_push_that_needs_a_locked_journal_warns_and_completes(
+async def test_a_push_with_a_locked_journal_warns_and_completes(
     hub: LocalHub,
     config: UploadConfig,
     monkeypatch: pytest.MonkeyPatch,

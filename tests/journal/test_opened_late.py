@@ -62,9 +62,7 @@ def test_what_is_not_used_leaves_no_file(tmp_path: Path) -> None:
     [(0, False), (3500, False), (3700, True), (-3700, True)],
     ids=["new", "lately", "long ago", "in the future"],
 )
-def test_one_that_nobody_has_cleaned_up_for_long_is_opened_at_once(
-    tmp_path: Path, age: float, opened: bool
-) -> None:
+def test_an_uncleaned_journal_is_opened_at_once(tmp_path: Path, age: float, opened: bool) -> None:
     Journal.open(tmp_path).close()
     modified_at = time.time() - age
     os.utime(database_file(tmp_path), (modified_at, modified_at))
@@ -77,9 +75,7 @@ def test_one_that_nobody_has_cleaned_up_for_long_is_opened_at_once(
     )
 
 
-def test_a_hash_remembered_last_is_on_disk_when_it_is_closed(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_the_last_hash_is_on_disk_after_close(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, at_once=False, clock=clock) as journal:
         journal.remember_hash("/a", make_identity(), "sha256", SHA)
     with Journal.open(tmp_path, clock=clock) as journal:

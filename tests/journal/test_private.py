@@ -38,7 +38,7 @@ def test_all_files_are_private_whatever_the_umask(tmp_path: Path, umask: int) ->
         os.umask(before)
 
 
-def test_new_folders_are_private_and_existing_ones_keep_their_mode(tmp_path: Path) -> None:
+def test_new_folders_are_private_existing_keep_their_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with Journal.open(tmp_path / "new" / "cache") as journal:
         assert journal.disabled_reason is None

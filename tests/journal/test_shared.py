@@ -93,9 +93,7 @@ def test_closing_writes_only_earlier_requests(disk: Disk, commits: GroupCommit) 
     assert commits.add(number(3), durable=False).result(0) is None
 
 
-def test_a_change_that_was_asked_for_cannot_be_called_back(
-    disk: Disk, commits: GroupCommit
-) -> None:
+def test_a_requested_change_cannot_be_cancelled(disk: Disk, commits: GroupCommit) -> None:
     """A push that is cancelled leaves the parts that were stored to whoever resumes it."""
     disk.may.clear()
     future = commits.add(number(5), durable=True)

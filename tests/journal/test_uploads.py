@@ -24,9 +24,7 @@ from tests.journal.helpers import (
 )
 
 
-def test_an_upload_is_gone_on_with_from_its_verified_parts(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+def test_an_upload_resumes_from_its_verified_parts(tmp_path: Path, clock: FakeClock) -> None:
     with Journal.open(tmp_path, clock=clock) as journal:
         journal.begin_upload(SCOPE, make_upload())
         journal.part_stored(SCOPE, SHA, 1, '"e1"')
@@ -50,7 +48,7 @@ def test_uploads_are_distinguished_by_scope_and_oid(journal: Journal) -> None:
     assert journal.find_upload(SCOPE, "00" * 32) is None
 
 
-def test_an_upload_begun_anew_has_none_of_the_earlier_parts(journal: Journal) -> None:
+def test_a_restarted_upload_has_no_earlier_parts(journal: Journal) -> None:
     journal.begin_upload(SCOPE, make_upload(etags={2: "old"}))
     assert journal.find_upload(SCOPE, SHA) == make_upload(etags={2: "old"})
     journal.begin_upload(SCOPE, make_upload(mark="new"))

@@ -98,7 +98,7 @@ def test_a_position_beyond_its_part_counts_as_the_whole_part() -> None:
     assert after(planned(1, 100), PartProgress("a", 1, 90, 20)).bytes_sent == 20
 
 
-def test_a_size_that_becomes_known_late_bounds_what_was_counted() -> None:
+def test_a_size_known_late_bounds_the_progress() -> None:
     aggregator = emit(ProgressAggregator(), planned(2, 300), PartProgress("a", 1, 90, 90))
     emit(aggregator, TransferStarted("a", 60, 1), TransferStarted("b", 240, 1))
     emit(aggregator, PartProgress("b", 1, 40, 240))
@@ -116,7 +116,7 @@ def test_a_resumed_part_does_not_count_as_sent() -> None:
     assert aggregator._wire == 0
 
 
-def test_a_stored_part_tops_up_what_its_positions_left_open() -> None:
+def test_a_stored_part_counts_in_full() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(1, 100),
@@ -172,7 +172,7 @@ def test_the_last_commit_of_a_series_completes_inline_files() -> None:
     assert aggregator.snapshot().bytes_sent == 30
 
 
-def test_a_file_routed_anew_no_longer_waits_for_the_commit() -> None:
+def test_a_rerouted_file_does_not_wait_for_the_commit() -> None:
     progress = after(
         planned(1, 10),
         FileRouted("a", 10, "inline"),
@@ -199,7 +199,7 @@ def test_stragglers_of_a_completed_file_count_for_nothing() -> None:
     assert progress.current_file is None
 
 
-def test_the_current_file_is_the_last_incomplete_one_to_move() -> None:
+def test_the_current_file_is_the_last_incomplete_one_sent() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(3, 300),
@@ -223,7 +223,7 @@ def test_the_current_file_may_be_the_one_being_hashed() -> None:
     assert aggregator.snapshot().bytes_processed == 100
 
 
-def test_files_in_flight_are_reported_in_the_order_they_began() -> None:
+def test_files_in_flight_are_reported_in_order_of_start() -> None:
     aggregator = emit(
         ProgressAggregator(),
         TransferStarted("a", 100, 2),
@@ -253,7 +253,7 @@ def test_a_failure_and_news_of_others_change_nothing() -> None:
     assert after(*before, PushFailed("no", "HubError"), Notice("hm")) == after(*before)
 
 
-def test_a_smaller_second_plan_never_shows_less_than_was_shown() -> None:
+def test_a_smaller_second_plan_lowers_no_shown_total() -> None:
     aggregator = emit(
         ProgressAggregator(),
         planned(2, 100),
@@ -299,7 +299,7 @@ class TestRate:
         assert progress.bytes_per_second == pytest.approx(300)
         assert progress.eta_seconds == pytest.approx((10_000 - 4000) / 300)
 
-    def test_idle_time_before_the_first_byte_does_not_dilute_it(self) -> None:
+    def test_idle_time_before_the_first_byte_is_not_counted(self) -> None:
         clock = FakeClock()
         aggregator = ProgressAggregator(clock=clock)
         for _ in range(50):

@@ -45,7 +45,7 @@ def test_each_event_is_a_row_at_once(path: Path) -> None:
     assert len(rows(path)) == 1
 
 
-def test_api_calls_have_the_names_and_fields_of_the_specification(path: Path) -> None:
+def test_api_calls_have_the_specified_names_and_fields(path: Path) -> None:
     writer = JsonlWriter(path)
     for event in one_of_each():
         writer.on_event(record(event))

@@ -61,7 +61,7 @@ def test_a_push_from_first_to_last(caplog: pytest.LogCaptureFixture) -> None:
         (
             "asyncpush.transfer",
             "INFO",
-            "large files go by xet: the Hub grants a token for it",
+            "large files are sent through xet: the Hub grants a token for it",
         ),
         ("asyncpush.transfer", "DEBUG", "old.bin: unchanged"),
         (
@@ -103,9 +103,9 @@ def test_what_else_there_is_to_say(caplog: pytest.LogCaptureFixture) -> None:
         caplog,
         failed("stop", cancelled=True),
         RequestFailed(
-            call="commit",
+            call="head",
             url="https://hub/x",
-            error="commit failed: gone",
+            error="looking up the branch failed: gone",
             status=503,
             retry_attempt=6,
             backoff_ms=None,
@@ -115,7 +115,7 @@ def test_what_else_there_is_to_say(caplog: pytest.LogCaptureFixture) -> None:
         PartStored("a", 1, 5, resumed=True),
     ) == [
         ("asyncpush.push", "INFO", "push cancelled: AuthError: stop"),
-        ("asyncpush.http", "WARNING", "commit failed, attempt 6 (HTTP 503): gone"),
+        ("asyncpush.http", "WARNING", "head failed, attempt 6 (HTTP 503): gone"),
         ("asyncpush.transfer", "WARNING", "preupload: again in 1.0 s (attempt 2): HTTP 503"),
         ("asyncpush.transfer", "DEBUG", "a: 3 parts, 2.00 MB already stored"),
         ("asyncpush.transfer", "DEBUG", "a: part 1 resumed"),
@@ -134,7 +134,7 @@ def test_nothing_is_made_of_what_nobody_reads(monkeypatch: pytest.MonkeyPatch) -
     def never(*_: object) -> dict[str, Any]:
         raise AssertionError("a row was made")
 
-    monkeypatch.setattr("asyncpush.listeners.logs.event_row", never)
+    monkeypatch.setattr("asyncpush.listeners.log_messages.event_row", never)
     logging.getLogger("asyncpush").setLevel(logging.CRITICAL)
     for event in one_of_each():
         LogListener().on_event(record(event))

@@ -165,7 +165,7 @@ async def test_closing_with_nothing_unsaid_says_nothing() -> None:
     assert stage.sent() == [0]
 
 
-async def test_without_a_callback_the_latest_is_there_all_the_same() -> None:
+async def test_the_latest_snapshot_needs_no_callback() -> None:
     publisher = ProgressPublisher(None)
     publisher.on_event(record(planned(1, 1000)))
     assert publisher.latest.total_bytes == 1000
@@ -357,7 +357,7 @@ class TestSubscription:
             stage.emit(finished())
         assert sorted(seen) == [0, 0, 400, 400, 1000, 1000]
 
-    async def test_a_slow_reader_sees_the_newest_and_holds_nobody_up(self) -> None:
+    async def test_a_slow_reader_sees_the_newest_and_blocks_nobody(self) -> None:
         stage = Stage()
         stage.emit(planned(3, 1000))
         snapshots = stage.publisher.subscribe()
@@ -387,7 +387,7 @@ class TestSubscription:
             await stage.publisher.aclose()
 
 
-async def test_files_get_no_snapshots_of_their_own_while_nobody_waits() -> None:
+async def test_files_get_no_snapshot_while_nobody_waits() -> None:
     clock = FakeClock()
     timers = Timers(clock)
     publisher = ProgressPublisher(

@@ -187,7 +187,7 @@ def test_by_xet_at_40_columns_what_was_read_still_fits() -> None:
     ]
 
 
-def test_all_sent_says_so_until_the_store_has_confirmed_it() -> None:
+def test_all_sent_is_shown_until_the_store_confirms() -> None:
     scene = reading_by_xet().emit(PartProgress("model.bin", 1, 4 * GB, 4 * GB))
     assert scene.head().endswith("· finishing upload")
     scene.clock.now += 1

@@ -375,7 +375,7 @@ async def test_an_upload_belongs_to_its_oid(store: DiskStore) -> None:
 # Durability, and a disk that is full
 
 
-async def test_an_object_is_synced_and_read_only_when_it_appears(
+async def test_an_object_is_synced_before_it_is_readable(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -512,7 +512,7 @@ async def test_a_ticket_tells_the_grown_part_size(
     assert (ticket.chunk_size, len(ticket.part_urls)) == (PART + 1, 10)
 
 
-async def test_a_large_upload_takes_no_room_before_its_bytes_come(tmp_path: Path) -> None:
+async def test_a_large_upload_takes_no_space_before_its_bytes(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, part_size=1 << 36)
     await store.start()
     ticket = await store.ticket("0" * 64, 1 << 40, base_url="http://hub")

@@ -129,7 +129,7 @@ async def test_a_hub_killed_before_verifying_continues(site: Site, store: S3Stor
     assert await site.content(oid_of(data)) == data
 
 
-async def test_a_hub_with_the_same_secret_completes_what_another_began(
+async def test_hubs_with_one_secret_complete_each_others_uploads(
     make_store: Callable[..., S3Store],
 ) -> None:
     data = os.urandom(2 * PART)
@@ -167,7 +167,7 @@ async def test_bytes_changed_while_they_are_verified_are_not_stored(
 
 @pytest.mark.parametrize("code", ["412", "PreconditionFailed"])
 @pytest.mark.parametrize("operation", ["HeadObject", "CopyObject"])
-async def test_a_server_that_minds_the_condition_stops_the_copy_itself(
+async def test_a_server_refuses_a_copy_whose_condition_fails(
     site: Site, store: S3Store, operation: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """boto3 copies with the condition on a HEAD first, and then on the copy."""
@@ -184,7 +184,7 @@ async def test_a_server_that_minds_the_condition_stops_the_copy_itself(
     assert (await site.verify(data)).status == 409
 
 
-async def test_an_object_too_large_for_one_copy_is_copied_in_parts(
+async def test_a_very_large_object_is_copied_in_parts(
     site: Site, store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = emulate_upload_part_copy(store._s3)

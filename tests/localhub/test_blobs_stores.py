@@ -157,7 +157,7 @@ async def test_a_part_that_never_came_is_missed(site: Site) -> None:
     assert await site.store.size(oid_of(data)) is None
 
 
-async def test_bytes_that_are_not_the_oids_are_refused_on_completion(site: Site) -> None:
+async def test_bytes_of_another_oid_are_refused_on_completion(site: Site) -> None:
     data = os.urandom(3 * PART_SIZE)
     wrong = data[:-1] + bytes([data[-1] ^ 1])
     upload = (await site.actions(data))["upload"]

@@ -148,7 +148,7 @@ def test_a_bucket_moves_with_its_files(api: HfApi) -> None:
         api.move_bucket("me/runs", "me/other")
 
 
-def test_a_bucket_is_moved_by_its_owner_to_where_they_may_write(tmp_path: Path) -> None:
+def test_an_owner_moves_a_bucket_where_they_may_write(tmp_path: Path) -> None:
     with serve_in_thread(tmp_path / "hub", users={"ann": "hf_ann", "ben": "hf_ben"}) as hub:
         ann, ben = (HfApi(endpoint=hub.url, token=f"hf_{name}") for name in ("ann", "ben"))
         ann.create_bucket("ann/runs")
@@ -250,7 +250,7 @@ def test_a_copy_needs_a_readable_source_with_the_file(
         assert {file.path for file in ben.list_bucket_tree("ben/copies")} == {"open", "model"}
 
 
-def test_the_command_hf_takes_the_hubs_buckets_for_its_own(
+def test_the_hf_command_works_with_the_hubs_buckets(
     api: HfApi,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

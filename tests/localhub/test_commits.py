@@ -67,7 +67,7 @@ async def test_a_commit_on_the_head_it_names_is_made(client: HubClient) -> None:
     assert (await client.commit(add("b.txt"), parentCommit=short)).status == 200
 
 
-async def test_a_commit_on_an_older_head_is_412_and_changes_nothing(client: HubClient) -> None:
+async def test_a_commit_on_an_older_head_is_412(client: HubClient) -> None:
     stale = await client.head()
     await client.commit(add("a.txt"))
     head = await client.head()
@@ -88,7 +88,7 @@ async def test_one_bad_line_undoes_all(client: HubClient) -> None:
     assert await client.head() == head
 
 
-async def test_a_pointer_to_nothing_is_refused_in_the_hubs_words(client: HubClient) -> None:
+async def test_a_pointer_to_nothing_is_refused_like_the_hub(client: HubClient) -> None:
     answer = await client.commit(add_lfs("c.bin", OID, 3))
 
     assert "LFS pointer pointed to a file that does not exist" in answer.json["error"]

@@ -355,7 +355,7 @@ async def test_without_git_it_is_said_what_is_missing(
     monkeypatch.setenv("PATH", "/nowhere")
     answer = await client.get("/me/net/info/refs?service=git-upload-pack")
     assert answer.status == 501
-    assert "has no git: install it" in answer.json["error"]
+    assert "git is not installed" in answer.json["error"]
 
 
 async def test_the_page_of_a_repo_says_how_to_clone_it(client: HubClient, hub: LocalHub) -> None:

@@ -91,7 +91,7 @@ async def test_every_kind_of_repo_has_the_routes(site: Site, prefix: str) -> Non
     assert (await site.post(verify, {"oid": OID, "size": 1})).status == 404
 
 
-async def test_repo_routes_need_the_token_and_signed_urls_do_not(site: Site) -> None:
+async def test_only_repo_routes_need_the_token(site: Site) -> None:
     data = os.urandom(10)
     body = {"operation": "download", "objects": [{"oid": OID, "size": 1}]}
     assert (await site.post(BATCH, body, token=None)).status == 401

@@ -165,7 +165,7 @@ async def test_an_old_name_leads_to_the_new_one(client: HubClient, path: str) ->
         assert (await client.get(answer.headers["Location"])).status == 200
 
 
-async def test_an_old_name_tells_strangers_nothing_of_a_private_repo(client: HubClient) -> None:
+async def test_an_old_name_reveals_no_private_repo(client: HubClient) -> None:
     await client.post("/api/repos/move", {"fromRepo": "me/net", "toRepo": "me/other"})
     await client.call("PUT", "/api/models/me/other/settings", json={"private": True})
     assert (await client.get("/api/models/me/net")).status == 307

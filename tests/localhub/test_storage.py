@@ -89,7 +89,7 @@ def test_storage_is_reported_by_repo(api: HfApi) -> None:
     assert [repo.id for repo in api.list_user_repos(namespace="team")] == ["team/data"]
 
 
-async def test_objects_of_the_source_repo_are_duplicated_and_no_others(client: HubClient) -> None:
+async def test_only_objects_of_the_source_repo_are_duplicated(client: HubClient) -> None:
     oid, other = await client.store(b"large"), await client.store(b"of no repo")
     await client.commit(add_lfs("a.bin", oid))
     await client.create("copy", type="dataset")

@@ -54,7 +54,7 @@ async def test_a_wrong_password_is_refused(pair: str, client: HubClient) -> None
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
 
 
-async def test_a_verify_that_needs_no_other_credentials_brings_its_header(
+async def test_the_verify_action_brings_its_credentials(
     client: HubClient,
 ) -> None:
     wanted = {"operation": "upload", "objects": [{"oid": "ab" * 32, "size": 3}]}

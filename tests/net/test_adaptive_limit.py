@@ -275,7 +275,7 @@ async def test_each_rise_in_vain_is_rested_from_for_longer() -> None:
 
 
 @pytest.mark.parametrize("enough", [1, 6, 16, 24, 44])
-async def test_it_ends_at_the_fewest_parts_that_carry_the_goodput(enough: int) -> None:
+async def test_it_settles_at_the_fewest_parts_that_suffice(enough: int) -> None:
     """Where so many parts fill the pipe, and each has a rate of its own below that."""
     link = Link(48, lambda width: max(1.0, width / enough))
     for _ in range(40):
@@ -321,7 +321,7 @@ async def test_a_paused_part_sends_a_piece_now_and_then(monkeypatch: pytest.Monk
     assert slot.paused
 
 
-async def test_small_parts_do_not_wait_for_the_limit_of_large_ones() -> None:
+async def test_small_parts_are_not_limited_by_large_ones() -> None:
     limit = AdaptiveLimit(48)
     limit._steer(4)
     begun: Counter[bool] = Counter()
@@ -340,7 +340,7 @@ async def test_small_parts_do_not_wait_for_the_limit_of_large_ones() -> None:
     assert limit.in_flight == 0
 
 
-async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
+async def test_a_store_that_refuses_above_eight_gets_eight() -> None:
     link = Link(64, lambda width: 1.0)
     for _ in range(COOLDOWN):
         await link.epoch(fail_above=8)
@@ -352,7 +352,7 @@ async def test_a_store_that_refuses_above_eight_is_left_with_eight() -> None:
     assert link.limit.limit == 8  # what was good before the rise, not half of what was too much
 
 
-async def test_parts_that_began_under_another_width_are_not_judged_by() -> None:
+async def test_parts_begun_at_another_width_are_not_compared() -> None:
     clock = FakeClock()
     limit = rising(64, clock)
     async with slots_of(limit, 40) as slots:
@@ -560,7 +560,7 @@ async def test_an_overload_halves_it_down_to_one() -> None:
     assert seen == [8, 4, 2, 1, 1, 1]
 
 
-async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
+async def test_parts_begun_before_a_halving_do_not_halve_again() -> None:
     limit = AdaptiveLimit(16)
     taken_slots = []
     for _ in range(16):
@@ -574,7 +574,7 @@ async def test_parts_that_began_before_a_halving_do_not_halve_again() -> None:
     assert limit.limit == 4
 
 
-async def test_after_a_halving_nobody_gets_in_until_enough_have_left() -> None:
+async def test_a_halved_limit_admits_none_until_below_it() -> None:
     limit = AdaptiveLimit(4)
     holders, order = await held(limit, 6)
     limit.overloaded(Slot(0, 4, 0.0))
@@ -674,7 +674,7 @@ async def test_parts_sharing_one_bandwidth_are_paused_early() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_the_goodput_of_all_parts_says_how_many_are_needed() -> None:
+async def test_the_total_goodput_says_how_many_parts_are_needed() -> None:
     """The first ones may have more than their share, as those that join have hardly begun."""
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
@@ -690,7 +690,7 @@ async def test_the_goodput_of_all_parts_says_how_many_are_needed() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
-async def test_a_part_is_compared_once_it_joins_others_until_the_rates_are_known() -> None:
+async def test_parts_that_join_are_compared_until_rates_are_known() -> None:
     clock = FakeClock()
     async with joined(clock) as (limit, slots):
         assert [slot.is_compared() for slot in slots] == [False] * PIONEERS + [True] * 13

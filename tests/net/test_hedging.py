@@ -162,7 +162,7 @@ def test_with_nothing_to_compare_with_nothing_is_slow(travel: asyncio.Runner) ->
     assert scene.calls == []
 
 
-def test_parts_that_a_kernel_holds_whole_are_not_looked_after(travel: asyncio.Runner) -> None:
+def test_parts_that_fit_the_kernel_buffer_are_not_monitored(travel: asyncio.Runner) -> None:
     scene = Scene(size=LEAST)
     travel.run(scene.play(10))
     assert scene.calls == []

@@ -26,7 +26,8 @@ from huggingface_hub.utils import _auth
 
 from asyncpush import AuthError, HubError, MissingTokenError, UploadConfig, Uploader, push_to_hub
 from asyncpush.localhub import LocalHub
-from asyncpush.net import credentials, login
+from asyncpush.net import colab as colab_secrets
+from asyncpush.net import credentials
 from asyncpush.net.credentials import TokenSource, has_token, token_from_environment
 from asyncpush.net.login import Login
 from asyncpush.protocol.accounts import IssuedToken, TokenRefused
@@ -157,7 +158,7 @@ PLACES = {
 }
 
 
-async def test_the_token_is_looked_for_where_the_official_client_looks(
+async def test_the_token_is_found_where_the_official_client_looks(
     hub: LocalHub, home: Path, tokens: TokenRequests, official: Callable[[], str | None]
 ) -> None:
     """The official client is run in each environment, and so are we."""
@@ -342,7 +343,7 @@ async def read_beside_another_process(
     async def read() -> None:
         login = Login(ask, hub.url, sleep=sleep)
         source = TokenSource(None)
-        source.login = login
+        source.open_login = lambda: login
         if token is None:
             found.append(await source.get())
         else:
@@ -367,9 +368,7 @@ async def test_what_another_process_stored_meanwhile_is_taken(hub: LocalHub, hom
     assert await read_beside_another_process(hub, home, renew) == "hf_newer"
 
 
-async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
-    hub: LocalHub, home: Path
-) -> None:
+async def test_a_token_between_two_writes_is_read_again(hub: LocalHub, home: Path) -> None:
     """It has stored the renewed login, but not yet its token."""
     write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
     path = home / "token"
@@ -382,9 +381,7 @@ async def test_a_token_between_the_two_writes_of_another_process_is_read_again(
     assert found == "hf_oauth_newer"
 
 
-async def test_a_token_file_that_another_process_has_just_emptied_is_read_again(
-    hub: LocalHub, home: Path
-) -> None:
+async def test_a_token_file_found_empty_is_read_again(hub: LocalHub, home: Path) -> None:
     """The official client empties the file, and then writes the renewed token."""
     write_login(home, "hf_oauth_newer", "r", time.time() + 9 * DAY)
     path = home / "token"
@@ -396,7 +393,7 @@ async def test_a_token_file_that_another_process_has_just_emptied_is_read_again(
     assert await read_beside_another_process(hub, home, write) == "hf_oauth_newer"
 
 
-async def test_a_token_that_is_replaced_once_it_was_read_is_read_again(
+async def test_a_token_replaced_after_reading_is_read_again(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_login(home, "hf_oauth_older", "r", time.time() + HOUR)
@@ -626,7 +623,7 @@ async def test_an_id_token_that_is_given_is_exchanged(
     assert tokens.asked[0]["resource"] == "kernels/me/k"
 
 
-async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
+async def test_a_minted_token_is_replaced_before_it_expires() -> None:
     now = 1000.0
     given: list[str] = []
 
@@ -637,7 +634,7 @@ async def test_a_minted_token_is_replaced_five_minutes_before_it_ends() -> None:
         return IssuedToken(given[-1], None, HOUR)
 
     source = TokenSource(None, clock=lambda: now)
-    source.login = Login(ask, "https://hub.example", clock=lambda: now)
+    source.open_login = lambda: Login(ask, "https://hub.example", clock=lambda: now)
     with pytest.MonkeyPatch.context() as patch:
         in_github_actions(SimpleNamespace(url="https://github.example"), patch)  # type: ignore[arg-type]
         assert await source.get() == await source.get() == "hf_0"
@@ -742,7 +739,7 @@ async def test_no_token_is_reported_in_events_logs_or_errors(
     assert not [secret for secret in secrets if any(secret in text for text in texts)]
 
 
-async def test_a_diagnosis_describes_the_token_or_why_there_is_none(
+async def test_a_diagnosis_describes_the_token_or_its_absence(
     hub: LocalHub, home: Path, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_login(home, hub.log_in())
@@ -785,7 +782,7 @@ def colab(monkeypatch: pytest.MonkeyPatch, get: Callable[[str], str]) -> None:
     vars(package).update(userdata=userdata, errors=errors)
     monkeypatch.setitem(sys.modules, "google.colab", package)
     monkeypatch.setitem(sys.modules, "google.colab.errors", errors)
-    monkeypatch.setattr(login, "_colab", [])
+    monkeypatch.setattr(colab_secrets, "_colab", [])
 
 
 def test_colabs_secrets_come_last_and_are_asked_for_once(

@@ -50,7 +50,7 @@ async def test_a_shorter_hint_does_not_shorten_a_longer_one(pacer: Pacer, clock:
     assert await times(pacer, clock, 1) == [10]
 
 
-async def test_a_hint_that_comes_while_waiting_is_waited_for_too(clock: FakeClock) -> None:
+async def test_a_hint_during_the_wait_extends_it(clock: FakeClock) -> None:
     async def sleep(seconds: float) -> None:
         if not clock.slept:
             late.hold(seconds + 5)

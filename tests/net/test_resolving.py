@@ -83,7 +83,7 @@ async def test_a_hub_on_loopback_may_name_stores_there(
     assert len(stranger.seen) == 1
 
 
-async def test_the_environments_proxy_may_be_anywhere_and_resolves_the_names(
+async def test_a_proxy_of_the_environment_resolves_the_names(
     stranger: Peer, recorded: EventRecorder, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What holds behind a proxy: names and literal addresses are checked, the rest is its own."""

@@ -486,7 +486,7 @@ async def test_an_unretryable_unreachable_host_is_no_outage() -> None:
 # --- the budget ---------------------------------------------------------------------------------
 
 
-async def test_a_spent_budget_makes_waits_long_and_still_counts_attempts() -> None:
+async def test_a_spent_retry_budget_lengthens_the_waits() -> None:
     budget, clock = RetryBudget(), FakeClock()
     while budget.spend():
         pass

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from asyncpush.net.bodies import UNSENT, limit_unsent
-from asyncpush.net.failures import StalledError
+from asyncpush.net.network_errors import StalledError
 from asyncpush.net.stall_timeout import StallTimeout, _unsent_bytes
 
 
@@ -43,7 +43,7 @@ async def test_a_peer_that_does_not_read_is_a_stall() -> None:
         stall = StallTimeout(0.2)
         stall.follow(writer.transport)
         with pytest.raises(StalledError):
-            async with stall.guard():
+            async with stall:
                 writer.write(bytes(16 << 20))
                 await writer.drain()
         assert theirs.fileno() > 0
@@ -57,7 +57,7 @@ async def test_a_peer_that_reads_slowly_is_none() -> None:
         )
         stall = StallTimeout(0.6)
         stall.follow(writer.transport)
-        async with stall.guard():
+        async with stall:
             writer.write(bytes(256 << 10))
             await writer.drain()
             loop = asyncio.get_running_loop()
@@ -88,13 +88,13 @@ async def test_a_transport_that_is_gone_has_nothing_unsent() -> None:
     assert _unsent_bytes(asyncio.Transport()) == 0
 
 
-async def test_a_body_that_the_transport_holds_moves_while_it_drains() -> None:
+async def test_a_draining_transport_buffer_is_no_stall() -> None:
     async with pair() as (writer, theirs):
         stall = StallTimeout(0.6)
         stall.follow(writer.transport)
         writer.transport.set_write_buffer_limits(high=8 << 20)
         loop = asyncio.get_running_loop()
-        async with stall.guard():
+        async with stall:
             writer.write(bytes(4 << 20))
             read = 0
             for _ in range(24):  # four times the limit

@@ -94,8 +94,8 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("when", "left", "expected"),
     [
-        ("from the start", 124, "more files and sockets can be opened: 34 files and 34 parts"),
-        ("from the start", 12, "1 files and 1 parts at once; raise the limit (`ulimit -n`)"),
+        ("from the start", 124, "max_concurrent_files=34 and max_concurrent_parts=34"),
+        ("from the start", 12, "max_concurrent_parts=1; raise the limit (`ulimit -n`)"),
         ("later", 24, ""),
         ("from the start", 0, "AsyncPushError"),
     ],

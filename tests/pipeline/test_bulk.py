@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from asyncpush.journal import NullJournal
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.net.adaptive_limit import AdaptiveLimit
+from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.pipeline import hashing
 from asyncpush.pipeline.hashing import SHORT, Hasher
 from asyncpush.sources import Reader
@@ -83,7 +85,7 @@ async def test_a_failed_shared_hash_is_computed_again(
     assert len(attempts) == 2
 
 
-async def test_a_file_that_was_hashed_during_a_look_up_is_not_hashed_again(
+async def test_a_lookup_does_not_make_a_file_hashed_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "base.bin"
@@ -178,16 +180,23 @@ async def test_uploaders_of_one_host_share_its_limit(
     monkeypatch.setattr(runtime, "COUNT_FIRST", 0.01)
     monkeypatch.setattr(runtime, "COUNT_EVERY", 0.01)
 
-    async def stream(end: asyncio.Event) -> AsyncIterator[bytes]:
-        yield b"a"
-        await end.wait()
-
     ends = asyncio.Event(), asyncio.Event()
+    held_until: dict[PartSender, asyncio.Event] = {}
+    send = PartSender.send
+
+    async def send_later(sender: PartSender, *args: Any, **named: Any) -> SentPart:
+        await held_until.setdefault(sender, ends[min(1, len(held_until))]).wait()
+        return await send(sender, *args, **named)
+
+    monkeypatch.setattr(PartSender, "send", send_later)
+    config = replace(config, transfer="lfs")
     async with Uploader(TOKEN, hub.url, config) as one, Uploader(TOKEN, hub.url, config) as two:
-        first = one.start_push("me/a", {"a.txt": stream(ends[0])})
+        first = one.start_push("me/a", {"a.bin": b"a\0"})
         limit, count = await shares.get()
         assert count == 1  # the other one is idle
-        second = two.start_push("me/b", {"a.txt": stream(ends[1])})
+        await two.push_to_hub("me/b", {"a.txt": b"a"})  # without parts
+        assert {(await shares.get())[1] for _ in range(shares.qsize() + 1)} == {1}
+        second = two.start_push("me/b", {"b.bin": b"b\0"})
         while await shares.get() != (limit, 2):
             pass
         ends[1].set()

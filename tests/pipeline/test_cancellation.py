@@ -225,7 +225,7 @@ async def test_leaving_the_session_waits_for_whatever_was_begun(
 
 
 @pytest.mark.parametrize("begin", [stored, pushed, pushed_in_bulk])
-async def test_leaving_the_session_by_an_error_cancels_whatever_was_begun(
+async def test_an_error_in_the_session_cancels_running_pushes(
     begin: Callable[[Uploader], Awaitable[object]],
     hub: LocalHub,
     config: UploadConfig,

@@ -146,7 +146,7 @@ async def test_more_sets_may_change_than_a_batch_has_operations(
     assert {path: found[f"run/{path}"] for path in changed} == changed
 
 
-async def test_a_mirror_of_sets_writes_their_markers_after_their_files(
+async def test_a_mirror_of_sets_writes_markers_last(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
@@ -190,7 +190,7 @@ async def test_a_writer_before_the_marker_is_noticed(
     assert (await bytes_of(hub))["run/step-1/a"] == b"other"
 
 
-async def test_a_writer_that_was_overtaken_leaves_the_set_of_the_other(
+async def test_an_overtaken_writer_keeps_the_other_set(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     async def nothing() -> None: ...
@@ -256,7 +256,7 @@ async def test_pruning_keeps_the_newest_and_whatever_is_being_written(
 
 
 @pytest.mark.parametrize("written", ["step-1", "step-2"])
-async def test_no_set_is_removed_beside_one_that_is_written_again(
+async def test_no_set_is_removed_beside_a_rewritten_one(
     written: str, tmp_path: Path, faults: FaultLayer, config: UploadConfig
 ) -> None:
     """Another writer comes between the listing and the removal: it completes the set that would be
@@ -287,7 +287,7 @@ async def test_no_set_is_removed_beside_one_that_is_written_again(
         assert await names_in(uploader) == ["step-1"]
 
 
-async def test_a_removal_ends_where_sets_are_written_all_the_time(
+async def test_a_removal_ends_though_sets_are_rewritten(
     tmp_path: Path, faults: FaultLayer, config: UploadConfig
 ) -> None:
     renewing: list[int] = []
@@ -351,7 +351,7 @@ async def test_an_unchanged_sync_ends_a_removal_that_was_interrupted(
     assert set(await rows_of(hub)) == {f"run/step-1/{name}" for name in NAMES}
 
 
-async def test_pruning_removes_what_the_set_lists_and_no_other_file(
+async def test_pruning_removes_only_what_the_set_lists(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     for number in (1, 2):
@@ -453,7 +453,7 @@ def test_a_marker_reads_what_it_writes() -> None:
     assert not SetMarker.new({}).agrees_with({}, "")
 
 
-async def test_another_file_makes_an_exact_set_incomplete_and_no_other(
+async def test_another_file_makes_only_an_exact_set_incomplete(
     uploader: Uploader, hub: LocalHub, log: BatchLog
 ) -> None:
     await uploader.sync(version(1), STEP, WHOLE)
@@ -542,7 +542,7 @@ def _marked(bucket: FakeBucket) -> dict[str, bytes] | None:
     st.lists(st.integers(0, 3), max_size=60),
     st.sampled_from([NAMES, ("a", "b"), ("b", "c", "d")]),
 )
-def test_a_set_rewritten_during_a_removal_is_whole_or_unmarked(
+def test_a_set_rewritten_during_removal_is_whole_or_unmarked(
     outcomes: list[str], pauses: list[int], names: tuple[str, ...]
 ) -> None:
     bucket = FakeBucket(iter(()))

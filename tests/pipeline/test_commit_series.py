@@ -30,9 +30,7 @@ def _weight(commit: list[Change]) -> tuple[int, int, int]:
 
 
 @given(changes, st.builds(CommitLimits, bounds, bounds, bounds))
-def test_prop_commits_hold_all_changes_in_order_within_their_bounds(
-    changes: list[Change], size: CommitLimits
-) -> None:
+def test_prop_commits_hold_all_changes_in_order(changes: list[Change], size: CommitLimits) -> None:
     commits = [list(commit) for commit in split(changes, size)]
     assert [change for commit in commits for change in commit] == changes
     assert all(commit for commit in commits)

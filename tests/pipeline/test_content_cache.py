@@ -84,7 +84,7 @@ def test_long_files_and_other_sources_are_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [grow, shrink, rewrite, replace, vanish])
-def test_kept_bytes_of_a_file_that_has_changed_are_not_committed(
+def test_kept_bytes_of_a_changed_file_are_not_committed(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     cache, file = ContentCache(CacheMemory(1 << 20)), _file(tmp_path / "a")
@@ -95,14 +95,14 @@ def test_kept_bytes_of_a_file_that_has_changed_are_not_committed(
         cache.for_commit(file, _added(file))
 
 
-def test_kept_bytes_are_not_used_for_a_commit_of_another_hash(tmp_path: Path) -> None:
+def test_kept_bytes_of_another_hash_are_not_committed(tmp_path: Path) -> None:
     cache, file = ContentCache(CacheMemory(1 << 20)), _file(tmp_path / "a")
     cache.start(file)
     with pytest.raises(SourceChangedError):
         cache.for_commit(file, _added(file, b"other"))
 
 
-def test_a_source_that_was_collected_again_replaces_the_earlier_one(tmp_path: Path) -> None:
+def test_a_source_collected_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     memory = CacheMemory(1 << 20)
     cache, path = ContentCache(memory), tmp_path / "a"
     cache.start(_file(path))

@@ -303,7 +303,7 @@ async def test_an_impossible_copy_suggests_a_push(
         ("401 repo", RepoNotFoundError, "can read me/staging and write to me/prod"),
     ],
 )
-async def test_rights_that_a_copy_lacks_are_named_with_both_repos(
+async def test_missing_rights_for_a_copy_name_both_repos(
     kind: str,
     error: type[HubError],
     words: str,

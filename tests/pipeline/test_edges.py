@@ -117,7 +117,7 @@ async def test_a_very_long_card_is_left_unchecked(uploader: Uploader, faults: Fa
 
 
 @pytest.mark.parametrize("kind", ["done, then reset", "done, then 504", "truncated JSON"])
-async def test_a_series_opens_one_pull_request_despite_a_lost_answer(
+async def test_a_lost_answer_opens_no_second_pull_request(
     kind: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -259,7 +259,7 @@ async def test_an_audit_compares_the_bytes_of_large_files_too(
     assert sorted(report.different) == ["sub/b.txt", "sub/model.bin"]
 
 
-def test_files_that_no_hub_takes_are_refused_before_bytes_move() -> None:
+def test_files_no_hub_takes_are_refused_before_bytes_move() -> None:
     with pytest.raises(SourceError, match="500,000,000,000"):
         preflight.check_limits([FileSource("huge.bin", 500 * 10**9 + 1, BytesSource(b""))])
     many = [FileSource.of_bytes(f"d/{number}", b"x") for number in range(100_001)]
@@ -323,7 +323,7 @@ async def test_a_session_that_cannot_be_opened_leaves_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("endpoint", ["https://user:secret@hub", "hub.example", "https://h/?q=1"])
-async def test_an_endpoint_that_is_none_is_refused_without_showing_secrets(endpoint: str) -> None:
+async def test_an_invalid_endpoint_is_refused_without_secrets(endpoint: str) -> None:
     with pytest.raises(ValueError, match="endpoint") as caught:
         async with Uploader("hf_x", endpoint):
             pass

@@ -200,7 +200,7 @@ async def test_a_pinned_parent_conflict_has_a_suggestion(
     )
 
 
-async def test_a_refusal_though_the_branch_rests_proposes_a_pull_request(
+async def test_a_refusal_on_an_unmoved_branch_suggests_a_pr(
     uploader: Uploader, faults: FaultLayer, recorded: EventRecorder
 ) -> None:
     faults.add("commit", "412", times=99)
@@ -241,7 +241,7 @@ async def test_a_constantly_moving_branch_is_an_error(
     with pytest.raises(CommitConflictError, match="the branch moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"})
     assert caught.value.status == 412
-    check(caught.value, recorded, "builds on their head, or use create_pr=True (--create-pr)")
+    check(caught.value, recorded, "push again, or use create_pr=True (--create-pr)")
 
 
 async def test_a_missing_token_says_where_to_get_one(

@@ -298,7 +298,7 @@ async def test_with_verify_etag_off_the_hub_decides(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_completion_slower_than_the_timeout_sends_no_part_twice(
+async def test_a_lost_completion_sends_no_part_twice(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     """The first completion joins the parts, its answer is lost, the next one is NoSuchUpload."""
@@ -320,7 +320,23 @@ async def test_a_lost_completion_before_a_server_error(
     assert await download(hub, "me/m") == FILES
 
 
-async def test_a_resumed_upload_that_cannot_be_completed_is_given_up(
+@pytest.mark.parametrize("kind", ["200 with an S3 error", "200 with an error"])
+@pytest.mark.parametrize("route", ["complete", "verify"])
+async def test_a_success_that_reports_an_error_is_none(
+    route: str, kind: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        faults.add(route, kind)
+        await uploader.push_to_hub("me/m", FILES)
+        assert faults.seen[route] == 2
+        assert await download(hub, "me/m") == FILES
+        faults.add(route, kind, nth=3, times=99)
+        with pytest.raises(HubError, match=r"answered 200, but reported an error: (late|checksum)"):
+            await uploader.push_to_hub("me/other", {"model.bin": bytes(PARTS * PART_SIZE)})
+    assert len(await commits_of(hub, "me/other")) == 1
+
+
+async def test_a_resumed_upload_that_cannot_complete_is_given_up(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """Else every push would fail until its URLs expire, days later."""

@@ -113,7 +113,7 @@ async def test_a_state_dict_is_pushed_without_the_disk(
     assert len(recorded.of(PartStored)) == -(-len(found[NAME]) // PART_SIZE)
 
 
-async def test_tensors_by_themselves_are_a_file_with_the_usual_name(
+async def test_tensors_alone_become_a_file_with_the_usual_name(
     uploader: Uploader, hub: LocalHub, model: Model
 ) -> None:
     tensors = Tensors({"bias": model["bias"]})
@@ -124,7 +124,7 @@ async def test_tensors_by_themselves_are_a_file_with_the_usual_name(
 
 
 @pytest.mark.parametrize("engine", ["lfs", "xet"])
-async def test_one_model_in_several_files_of_several_pushes_at_once(
+async def test_one_model_in_several_concurrent_pushes(
     engine: str, hub: LocalHub, xet_hub: LocalHub, config: UploadConfig, model: Model
 ) -> None:
     """Also of tensors that can only be converted as a whole, and are kept one at a time."""

@@ -75,7 +75,7 @@ async def test_a_strict_push_is_refused_before_anything_is_sent(
     assert not faults.seen
 
 
-async def test_a_strict_push_of_many_files_only_looks_while_they_are_searched(
+async def test_a_strict_push_searches_files_before_it_writes(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     files = {f"{number}.txt": b"%d" % number for number in range(300)}

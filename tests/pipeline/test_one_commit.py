@@ -35,7 +35,7 @@ from asyncpush.events import Committed, Emitter, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
-from tests.faults import KINDS, FaultLayer, with_body
+from tests.faults import KINDS, REFUSALS, FaultLayer, with_body
 from tests.reading import (
     change_pull_request,
     commits_of,
@@ -83,7 +83,7 @@ async def run_pushers(hub: LocalHub, cache: Path, *, shared: bool, rounds: int) 
 
 
 @pytest.mark.no_cover
-async def test_two_processes_pushing_to_one_branch_both_land_every_time(
+async def test_two_processes_can_push_to_one_branch(
     hub: LocalHub, uploader: Uploader, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -126,6 +126,50 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
     assert faults.seen["part"] == 1
     assert result.commit_sha == await head_of(hub, "me/m")
     assert {"first.txt", "ours.bin"} <= await files_of(hub, "me/m")
+
+
+@pytest.mark.parametrize("refusal", ["404", "501", "500"])
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("412 as if someone came first", 1),
+        ("done, then reset", 1),
+        ("done, then 504", 1),
+        ("413", 0),
+    ],
+)
+async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
+    kind: str, made: int, refusal: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The branch's own files show what was committed."""
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+        before = len(await commits_of(hub, "me/m"))
+        faults.add("commits", refusal, times=99)
+        faults.add("commit", kind, nth=2)
+        if not made:
+            with pytest.raises(HubError, match="commit failed"):
+                await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+        else:
+            result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+            assert result.files_uploaded == ("ours.txt",)
+            assert result.commit_sha == await head_of(hub, "me/m")
+        faults.rules.clear()
+        assert len(await commits_of(hub, "me/m")) == before + made
+
+
+@pytest.mark.parametrize("refusal", ["404", "501"])
+async def test_a_commit_that_did_not_land_is_made_where_commits_are_not_listed(
+    refusal: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
+) -> None:
+    await uploader.push_to_hub("me/m", {"first.txt": b"1"})
+    before = len(await commits_of(hub, "me/m"))
+    faults.add("commits", refusal, times=99)
+    faults.add("commit", "reset after the body", nth=2)
+    result = await uploader.push_to_hub("me/m", {"ours.txt": b"2"})
+    assert result.commit_sha == await head_of(hub, "me/m")
+    faults.rules.clear()
+    assert len(await commits_of(hub, "me/m")) == before + 1
 
 
 async def test_a_retried_commit_is_reported_as_such(
@@ -221,7 +265,7 @@ async def test_a_series_lists_the_files_of_all_commits(
     assert (result.files_uploaded, result.files_unchanged) == (("a.txt", "b.txt"), ("c.txt",))
 
 
-async def test_someone_elses_commit_within_a_pinned_series_is_a_conflict(
+async def test_another_commit_within_a_pinned_series_is_a_conflict(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     dev = PushOptions(revision="dev", create_branch=True)
@@ -395,6 +439,49 @@ async def test_a_commit_landing_after_the_last_attempt_succeeds(
     assert len(await commits_of(hub, "me/m")) == 3
 
 
+@pytest.mark.parametrize("status", REFUSALS)
+async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
+    status: int, hub: LocalHub, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("commit", f"done, then {status}")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+    (warning,) = result.warnings
+    assert warning.startswith(f"the Hub made the commit, but answered {status}: ")
+
+
+@pytest.mark.parametrize("kind", ["401", "403", "409 another commit", "429 hours"])
+async def test_a_lost_answer_is_not_forgotten_when_the_next_attempt_is_refused(
+    kind: str,
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit lands after that refusal."""
+    monkeypatch.setitem(KINDS, "lands late", LandingLate(faults, "commits", after=3))
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        faults.add("commit", "lands late")
+        faults.add("commit", kind, nth=2, times=9)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert result.files_uploaded == ("a.txt",)
+    assert result.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_refused_commit_is_reported_as_refused(
+    uploader: Uploader, faults: FaultLayer
+) -> None:
+    """Also where the branch cannot be looked at."""
+    faults.add("commit", "422")
+    faults.add("commits", "403", times=9)
+    with pytest.raises(HubError) as caught:
+        await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    assert caught.value.status == 422
+    assert caught.value.__cause__ is None
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_a_late_pull_request_is_used(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +516,7 @@ async def test_a_moved_pinned_parent_leaves_no_pull_request(
     assert "draft" not in (await pull_requests_of(hub, "me/m")).values()
 
 
-async def test_a_file_changed_before_the_commit_leaves_no_pull_request(
+async def test_a_file_changed_before_commit_leaves_no_pull_request(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -468,6 +555,18 @@ async def test_a_pull_request_that_stays_a_draft_is_a_warning(
     assert any(
         f"still a draft, open it at {result.pr_url}" in reported for reported in result.warnings
     )
+
+
+@pytest.mark.parametrize(
+    "options", [PushOptions(create_pr=True), PushOptions(max_files_per_commit=1)]
+)
+async def test_a_draft_that_was_opened_but_refused_in_words_is_open(
+    options: PushOptions, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("discussion-status", "done, then 403")
+    result = await uploader.push_to_hub("me/m", {"a.txt": b"1", "b.txt": b"2"}, options)
+    assert result.verified
+    assert not result.warnings
 
 
 async def test_a_pull_request_holds_only_new_files(
@@ -595,7 +694,7 @@ async def test_a_merge_with_a_lost_answer_is_no_failure(
     assert "is not known" in caught.value.suggestion
 
 
-async def test_hidden_descriptions_and_a_refused_second_commit_are_our_own(
+async def test_a_commit_with_a_hidden_description_is_recognised(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """The answer is lost; the second one is refused, since the first has moved the branch."""
@@ -667,6 +766,41 @@ async def test_a_lost_answer_to_a_pinned_commit_is_a_success(
     assert len(await commits_of(hub, "me/m")) == 3
 
 
+async def test_a_pinned_commit_that_is_shown_late_is_a_success(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The answer is lost, and the second attempt refused because of the first, which the Hub does
+    not show yet."""
+    old: dict[str, bytes] = {}
+    looks = 4
+
+    @web.middleware
+    async def late(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal looks
+        answer = await handler(request)
+        name = request.match_info.route.name or ""
+        if name not in ("revision", "commits") or not isinstance(answer, web.Response):
+            return answer
+        if faults.seen["commit"] < 2:
+            old[name] = bytes(answer.body)  # type: ignore[arg-type]
+            return answer
+        looks -= name == "commits"
+        if looks <= 0:
+            return answer
+        return web.Response(body=old.get(name, b"[]"), content_type="application/json")
+
+    async with (
+        open_hub(tmp_path, faults, late) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "done, then 504", nth=2)
+        options = PushOptions(parent_commit=first.commit_sha)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+        assert result.commit_sha == await head_of(hub, "me/m")
+        assert len(await commits_of(hub, "me/m")) == 3
+
+
 async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Uploader) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     second = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
@@ -682,7 +816,7 @@ async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Up
 
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("wrong", ["outdated", "unknown"])
-async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
+async def test_a_wrong_parent_is_refused_before_anything_is_sent(
     wrong: str, dry_run: bool, uploader: Uploader, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -709,7 +843,7 @@ async def test_a_wrong_pinned_parent_is_refused_before_anything_is_sent(
     assert not {"batch", "part", "commit", "discussion-create"} & set(faults.seen)
 
 
-async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
+async def test_a_parent_not_shown_yet_is_waited_for(
     tmp_path: Path, config: UploadConfig, faults: FaultLayer
 ) -> None:
     outdated: list[str] = []
@@ -734,7 +868,7 @@ async def test_a_parent_that_the_hub_does_not_show_yet_is_waited_for(
         assert result.commit_sha == await head_of(hub, "me/m")
 
 
-async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
+async def test_a_wrong_parent_is_refused_without_a_commit_list(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -746,7 +880,7 @@ async def test_a_wrong_pinned_parent_is_refused_where_commits_are_not_listed(
     assert faults.seen["commit"] == 2
 
 
-async def test_an_interrupted_pinned_pull_request_is_finished_though_the_branch_moved(
+async def test_an_interrupted_pinned_pull_request_is_finished(
     hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     """What it has committed is reported, and not a conflict."""
@@ -880,7 +1014,7 @@ async def test_nothing_is_sent_to_a_pull_request_that_has_ended(
     assert not {"batch", "part", "commit"} & set(faults.seen)
 
 
-async def test_a_hub_that_does_not_show_a_pull_request_is_pushed_to(
+async def test_an_unreadable_pull_request_is_pushed_to(
     uploader: Uploader, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"a.txt": b"1"})

@@ -89,7 +89,7 @@ async def test_no_path_leads_to_the_journal(
     assert "the resume journal of asyncpush: left out" in result.warnings[0]
 
 
-async def test_a_journal_of_another_process_is_known_by_its_files(
+async def test_a_journal_is_known_by_its_files(
     uploader: Uploader, write: Callable[..., Path]
 ) -> None:
     names = ("journal.sqlite3", "journal.sqlite3-wal", "locks")

@@ -41,7 +41,8 @@ from asyncpush import (
     UploadProgress,
     VerificationError,
 )
-from asyncpush.concurrency.threads import PushThreads
+from asyncpush.concurrency import threads as threads_module
+from asyncpush.concurrency.threads import Lane, PushThreads
 from asyncpush.events import Committed, Emitter, FileHashed, Record
 from asyncpush.journal import tables
 from asyncpush.listeners.aggregator import ProgressAggregator
@@ -302,7 +303,7 @@ async def test_every_source_lands_under_its_name(
     }
 
 
-async def test_one_error_names_all_bad_files_before_anything_is_sent(
+async def test_one_early_error_names_all_bad_files(
     uploader: Uploader, faults: FaultLayer, tmp_path: Path
 ) -> None:
     with pytest.raises(SourceError) as caught:
@@ -324,7 +325,7 @@ async def test_delete_patterns_remove_what_the_source_does_not_hold(
     assert await files_of(hub, "me/m") == {".gitattributes", "old/2.txt", "new.txt", "keep.md"}
 
 
-async def test_delete_patterns_leave_what_the_source_holds_but_is_skipped(
+async def test_delete_patterns_keep_skipped_files_of_the_source(
     uploader: Uploader, hub: LocalHub, write: Callable[..., Path]
 ) -> None:
     await uploader.push_to_hub("me/m", {"a": b"a", "data/x": b"1", "data2": b"2"})
@@ -428,7 +429,7 @@ async def test_impossible_options_create_no_repo(
 
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize("kind", ["tag", "refs/tags", "commit", "short", "HEAD"])
-async def test_what_is_no_branch_is_refused_before_anything_is_sent(
+async def test_a_revision_that_is_no_branch_is_refused_first(
     kind: str, dry_run: bool, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
@@ -541,6 +542,17 @@ async def test_warnings_about_the_card_are_in_the_result(uploader: Uploader) -> 
     assert any("README.md" in warning for warning in result.warnings)
 
 
+@pytest.mark.parametrize("kind", ["404", "405", "501"])
+async def test_a_hub_that_does_not_check_cards_is_pushed_to(
+    kind: str, uploader: Uploader, faults: FaultLayer
+) -> None:
+    faults.add("validate-yaml", kind)
+    result = await uploader.push_to_hub("me/m", {"README.md": b"---\nlicense: mit\n---\n"})
+    assert result.warnings == (
+        f"README.md: this Hub does not check metadata before a push (HTTP {kind})",
+    )
+
+
 async def test_a_wrong_token_is_an_auth_error(hub: LocalHub, config: UploadConfig) -> None:
     with pytest.raises(AuthError, match="create a new one in your settings on http://127"):
         await asyncpush.push_to_hub(
@@ -629,6 +641,7 @@ async def test_work_for_many_files_runs_in_threads(
 
         monkeypatch.setattr(module, name, call)
 
+    monkeypatch.setattr(threads_module, "FEW", 0)
     watched(push_module, "additions")
     watched(push_module, "check_limits")
     watched(push_module, "same")
@@ -641,6 +654,23 @@ async def test_work_for_many_files_runs_in_threads(
     receipts = await uploader.upload_files("me/m", {"c.txt": b"c"})
     await uploader.commit("me/m", receipts)
     assert in_loop == []
+
+
+async def test_a_small_push_goes_into_threads_for_what_may_wait_alone(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time costs 0.1 ms of CPU."""
+    await uploader.push_to_hub("me/m", {"a.txt": b"a"})
+    hops: list[object] = []
+    submit = Lane.submit
+
+    def noting(lane: Lane, work: Any, /, *args: Any, **named: Any) -> Any:
+        hops.append(work)
+        return submit(lane, work, *args, **named)
+
+    monkeypatch.setattr(Lane, "submit", noting)
+    await uploader.push_to_hub("me/m", {"a.txt": b"b"})
+    assert len(hops) <= 9, hops
 
 
 async def test_delete_patterns_apply_when_receipts_are_committed(
@@ -743,7 +773,7 @@ def token_that_lets_out_a_cancellation() -> Callable[[], Awaitable[str]]:
 
 
 @pytest.mark.parametrize("route", ["revision", "create", "preupload", "batch", "verify", "commit"])
-async def test_a_stray_cancellation_within_a_task_group_is_no_success(
+async def test_a_stray_cancellation_is_no_success(
     route: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """A group takes any `CancelledError` of a child for its own."""
@@ -900,7 +930,7 @@ async def test_listeners_and_journal_cannot_fail_a_commit(
     assert result.commit_sha == await head_of(hub, "me/m", "refs/pr/1")
 
 
-async def test_a_push_that_is_cancelled_after_its_commit_names_it(
+async def test_a_push_cancelled_after_its_commit_names_it(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     faults.hooks["commit"] = lambda: faults.add("paths-info", "stall before reading", times=99)

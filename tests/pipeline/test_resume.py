@@ -185,7 +185,7 @@ async def test_after_sigkill_only_parts_in_flight_are_sent_twice(
     assert len(await commits_of(hub, "me/m")) == 2
 
 
-async def test_killed_between_store_and_commit_only_the_commit_is_made(
+async def test_a_push_killed_before_its_commit_resumes_there(
     hub: LocalHub, config: UploadConfig, write: Write, tmp_path: Path, gate: Gate
 ) -> None:
     content = random.Random(5).randbytes(2 * PART_SIZE)

@@ -81,7 +81,7 @@ async def test_a_small_push_takes_three_or_five_round_trips(
         assert sorted(round_trips.calls[:3]) == ["head", "preupload", "verify_commit"]
 
 
-async def test_after_its_first_calls_a_push_needs_no_new_connection(
+async def test_after_its_first_calls_a_push_reuses_connections(
     tmp_path: Path, config: UploadConfig
 ) -> None:
     """A new connection costs one round trip more, and with TLS two or three."""
@@ -155,7 +155,7 @@ async def test_unknown_paths_cost_no_second_look(
     assert round_trips.calls.count("verify_commit") == 2
 
 
-async def test_of_many_files_only_the_paths_are_asked_about_beside_the_head(
+async def test_many_paths_are_checked_beside_the_head(
     far_uploader: Uploader, round_trips: RoundTrips
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"a.txt": b"a"})
@@ -167,7 +167,7 @@ async def test_of_many_files_only_the_paths_are_asked_about_beside_the_head(
     assert round_trips.in_a_row == 4, round_trips.calls
 
 
-async def test_a_path_conflict_among_many_files_is_checked_at_the_head(
+async def test_path_conflicts_among_many_files_use_the_head(
     far_uploader: Uploader, round_trips: RoundTrips
 ) -> None:
     await far_uploader.push_to_hub("me/m", {"logs/a": b"a"})

@@ -234,7 +234,7 @@ async def test_a_tensor_that_is_too_large_is_warned_of_once(
 Write = Callable[..., Path]
 
 
-async def test_a_bad_header_stops_the_push_before_anything_is_created(
+async def test_a_bad_header_is_refused_before_anything_is_created(
     uploader: Uploader, faults: FaultLayer, write: Write
 ) -> None:
     source = write({"model.safetensors": b"\xff" * 2000})

@@ -80,7 +80,7 @@ async def test_a_thousand_pushes_leave_nothing_behind(tmp_path: Path) -> None:
     assert last[3] - first[3] <= 5
 
 
-async def test_a_minute_without_the_hub_is_survived_with_default_settings(tmp_path: Path) -> None:
+async def test_default_settings_survive_a_minute_without_the_hub(tmp_path: Path) -> None:
     """The hub vanishes in the middle of a push and comes back a minute later."""
     layer = FaultLayer()
     root, config = tmp_path / "hub", UploadConfig(cache_dir=tmp_path / "cache", progress="none")

@@ -159,7 +159,7 @@ async def test_a_remembered_hash_spares_reading_the_file(
     assert len(log.batches) == 1
 
 
-async def test_a_time_that_no_listing_can_show_becomes_the_current_one(
+async def test_an_mtime_no_listing_can_show_becomes_now(
     uploader: Uploader, api: HfApi, write: Write
 ) -> None:
     folder = write({"late": b"2", "usual": b"3"})
@@ -254,9 +254,7 @@ async def test_skipped_source_files_are_not_deleted(
         assert {path for path in shown if not path.endswith(".json")} == kept
 
 
-async def test_a_file_and_a_folder_of_the_same_name_are_a_warning(
-    uploader: Uploader, hub: LocalHub
-) -> None:
+async def test_a_file_named_like_a_folder_is_a_warning(uploader: Uploader, hub: LocalHub) -> None:
     """The bucket takes both, but `hf sync` cannot download them."""
     await uploader.sync({"state/a": b"a", "log": b"log"}, RUN)
     below = await uploader.sync({"log/1": b"1"}, RUN)
@@ -416,7 +414,7 @@ async def test_a_lost_answer_is_replaced_by_a_look(
     assert await bytes_of(hub) == {"run/a": b"a"}
 
 
-async def test_a_landed_batch_is_no_failure_after_the_last_attempt(
+async def test_a_batch_landed_on_its_last_attempt_succeeds(
     hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     faults.add("bucket-batch", "done, then 504", times=9)
@@ -589,7 +587,7 @@ async def test_a_refusal_before_anything_has_changed_is_itself(
 
 
 @pytest.mark.parametrize("kind", ["409 owner", "403 namespace", "done, then reset"])
-async def test_a_bucket_that_is_there_after_all_needs_no_creating(
+async def test_a_bucket_created_meanwhile_is_used(
     uploader: Uploader, hub: LocalHub, api: HfApi, faults: FaultLayer, kind: str
 ) -> None:
     faults.add("bucket", "404 repo")
@@ -616,12 +614,12 @@ async def test_there_is_no_way_in_but_xet(
     hub: LocalHub, config: UploadConfig, log: BatchLog
 ) -> None:
     async with Uploader(TOKEN, hub.url, replace(config, transfer="lfs")) as uploader:
-        with pytest.raises(AsyncPushError, match="only by Xet"):
+        with pytest.raises(AsyncPushError, match="only through Xet"):
             await uploader.sync({"a": b"a"}, RUN)
     assert log.batches == []
 
 
-async def test_addresses_of_the_wrong_kind_say_which_verb_is_right(uploader: Uploader) -> None:
+async def test_addresses_of_the_wrong_kind_name_the_right_command(uploader: Uploader) -> None:
     with pytest.raises(InvalidRepoIdError, match="use sync"):
         await uploader.push_to_hub(RUN, {"a": b"a"})
     for address in ("me/model", "hf://me/model", "hf://datasets/me/d"):

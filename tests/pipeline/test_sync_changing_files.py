@@ -267,7 +267,7 @@ async def test_a_set_that_loses_a_file_is_not_marked(
     assert await held(hub) == before
 
 
-async def test_streams_are_not_read_twice_because_a_file_has_changed(
+async def test_a_changed_file_makes_no_stream_be_read_twice(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     async def stream() -> AsyncIterator[bytes]:

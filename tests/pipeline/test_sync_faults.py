@@ -31,7 +31,7 @@ from asyncpush.pipeline.checkpoint_sets import MARKER
 from tests.buckets import bytes_of
 from tests.conftest import open_hub
 from tests.fault_table import Cell, FaultTable, cells, lasting_cells
-from tests.faults import FaultLayer
+from tests.faults import REFUSALS, FaultLayer
 
 pytestmark = pytest.mark.no_cover
 
@@ -57,6 +57,8 @@ LOST = (
     "stall before reading",
     "500 FastAPI",
 )
+DONE_THEN_REFUSED = [f"done, then {status}" for status in REFUSALS if status != 422]
+"""Not 422, which is a batch's own answer."""
 OF_LISTINGS = (*PASSING, "502 with HTML", "reset before the body", "stall before reading")
 
 
@@ -67,6 +69,8 @@ def survivable() -> list[Cell]:
         *cells(["bucket-batch"], (*LOST, "done, then 504"), nth=MARKS),
         *cells(["bucket-create"], ["done, then reset"]),
         *cells(["bucket-create", "bucket-batch"], ["409 another commit"]),
+        *cells(["bucket-batch"], DONE_THEN_REFUSED, nth=ADDS),
+        *cells(["bucket-batch"], DONE_THEN_REFUSED, nth=MARKS),
     ]
 
 

@@ -120,7 +120,7 @@ def tiny_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_groups")
-async def test_each_group_is_one_upload_and_all_of_them_one_sync(
+async def test_each_group_is_an_upload_and_all_one_sync(
     uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     files = {f"{number}": bytes([number]) * 100 for number in range(25)}
@@ -174,7 +174,7 @@ class OpenUploads:
 
 @pytest.mark.usefixtures("tiny_groups")
 @pytest.mark.parametrize(("slow_store", "count"), [(60.0, 6), (0.0, 3)])
-async def test_groups_are_sent_two_at_a_time_and_are_larger_once_the_store_was_slow(
+async def test_two_groups_run_at_once_and_grow_if_slow(
     uploader: Uploader,
     hub: LocalHub,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +234,7 @@ class _CountedSession:
 
 
 @pytest.mark.usefixtures("tiny_groups")
-async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
+async def test_hf_xet_makes_no_token_client_for_each_group(
     uploader: Uploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = _Commits(monkeypatch)
@@ -252,7 +252,7 @@ async def test_hf_xet_needs_no_http_client_for_tokens_in_each_group(
 
 
 @pytest.mark.parametrize("retries", [1, 0])
-async def test_a_token_that_expires_during_a_brief_upload_is_replaced(
+async def test_a_token_expiring_during_a_brief_upload_is_replaced(
     tmp_path: Path,
     config: UploadConfig,
     faults: FaultLayer,
@@ -275,7 +275,7 @@ async def test_a_token_that_expires_during_a_brief_upload_is_replaced(
     assert commits.told == ([False, True] if retries else [True])
 
 
-async def test_each_file_takes_few_system_calls_thread_hops_and_events(
+async def test_each_file_takes_few_calls_thread_hops_and_events(
     hub: LocalHub,
     config: UploadConfig,
     write: Callable[..., Path],

@@ -33,6 +33,7 @@ from asyncpush.events import RequestStarted
 from asyncpush.localhub import LocalHub
 from asyncpush.options import RepoType
 from asyncpush.pipeline.checkpoint_sets import MARKER, PRUNED
+from asyncpush.protocol.http import VERIFY
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import FaultLayer, with_body
@@ -536,7 +537,7 @@ def known_calls() -> set[str]:
     found = set()
     for path in (*root.glob("protocol/*.py"), root / "net" / "parts.py"):
         module = ast.parse(path.read_text())
-        constants = {
+        constants: dict[str, Any] = {"VERIFY": VERIFY} | {
             target.id: node.value.value
             for node in module.body
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)

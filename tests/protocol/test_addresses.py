@@ -340,7 +340,7 @@ def test_a_bucket_is_told_by_the_path_alone() -> None:
 
 
 @pytest.mark.parametrize("text", ["hf://buckets/me", f"{PUBLIC_ENDPOINT}/buckets/me"])
-def test_an_unfinished_address_of_a_bucket_says_how_one_is_written(text: str) -> None:
+def test_an_unfinished_bucket_address_says_how_to_write_one(text: str) -> None:
     with pytest.raises(InvalidRepoIdError, match="not the address of a bucket") as caught:
         bucket_of(text, PUBLIC_ENDPOINT)
     assert "hf://buckets/namespace/name" in str(caught.value)

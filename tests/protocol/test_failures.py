@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import orjson
@@ -12,12 +13,15 @@ from asyncpush.errors import (
     AuthError,
     CommitConflictError,
     HubError,
+    ProtocolError,
     RateLimitedError,
     RepoNotFoundError,
 )
 from asyncpush.protocol import failures
 from asyncpush.protocol.failures import (
+    check_done,
     failure_of,
+    in_words,
     is_lfs_pointer_missing,
     is_upload_void,
     may_still_land,
@@ -52,6 +56,25 @@ def failure(
     return failure_of(
         request, HubResponse(status, reply, said.encode(), "https://h/api/x"), now=0.0
     )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[1]",
+        "null",
+        "ok",
+        '{"success": true, "error": null}',
+        '{"oid": "a", "size": 1}',
+        "<html>stored</html>",
+        "<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>",
+        "<Errors/>",
+    ],
+)
+def test_what_reports_no_error_is_done(body: str) -> None:
+    check_done(HubResponse(200, {}, body.encode(), "https://h/api/x"))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,23 @@ def failure(
             id="404 RevisionNotFound of a call that names no branch",
         ),
         pytest.param(
+            failure(404, call="whoami"), ProtocolError, False, "no Hub at", id="404 whoami"
+        ),
+        pytest.param(
+            failure(404, call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 bucket",
+        ),
+        pytest.param(
+            failure(404, "RepoNotFound", call="create_bucket"),
+            HubError,
+            False,
+            "not offer buckets",
+            id="404 RepoNotFound bucket",
+        ),
+        pytest.param(
             failure(404, "EntryNotFound"), HubError, False, "message above", id="404 EntryNotFound"
         ),
         pytest.param(
@@ -131,7 +171,7 @@ def failure(
             id="405 branch",
         ),
         pytest.param(failure(408), HubError, True, "message above", id="408"),
-        pytest.param(failure(409), HubError, False, "already exists", id="409"),
+        pytest.param(failure(409), HubError, False, "message above", id="409"),
         pytest.param(
             failure(409, said='{"error": "exists"}', call="create"),
             HubError,
@@ -181,7 +221,7 @@ def failure(
         pytest.param(failure(504), HubError, True, "has a problem", id="504"),
         pytest.param(failure(507), HubError, False, "disk of the Hub", id="507"),
         pytest.param(failure(403, call="part"), HubError, False, "date -u", id="part 403"),
-        pytest.param(failure(400, call="complete"), HubError, False, "proxy", id="complete 400"),
+        pytest.param(failure(400, call="complete"), HubError, False, "new URLs", id="complete 400"),
         pytest.param(failure(400, said=BUSY, call="part"), HubError, True, "", id="part, slow S3"),
         pytest.param(failure(503, call="part"), HubError, True, "has a problem", id="part 503"),
         pytest.param(failure(429, call="part"), RateLimitedError, True, "", id="part 429"),
@@ -226,6 +266,7 @@ def test_an_answer_becomes_an_error_that_says_what_next(
             "expired: try again",
             id="expired",
         ),
+        pytest.param(failure(307, call="part"), "redirects the data", id="part 307"),
         pytest.param(failure(429), "wait until the window ends", id="429, no hint"),
         pytest.param(
             failure(429, headers={"retry-after": "90"}),
@@ -286,7 +327,19 @@ def test_a_refused_object_has_its_suggestion(code: int, said: str, suggestion: s
 def test_what_the_hub_said_is_in_the_message(
     body: str, headers: dict[str, str], message: str
 ) -> None:
-    assert failure(400, said=body, headers=headers).message == f"head failed: {message}"
+    assert (
+        failure(400, said=body, headers=headers).message
+        == f"looking up the branch failed: {message}"
+    )
+
+
+def test_every_request_is_called_by_what_it_does() -> None:
+    """Each `call` that is sent somewhere; those that are words already stay as they are."""
+    folder = Path(failures.__file__).parent
+    call = re.compile(r"""(?<!\.)\b(?:HubRequest|get|post_json)\(\s*"([a-z_]+)",""")
+    calls = {name for path in folder.glob("*.py") for name in call.findall(path.read_text())}
+    assert {"whoami", "head", "complete", "bucket_batch"} <= calls
+    assert {name for name in calls if in_words(name) == name} == {"commit", "preupload"}
 
 
 def test_an_error_carries_what_its_reader_needs() -> None:
@@ -400,7 +453,7 @@ def test_a_wait_beyond_the_calendar_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a_suggestion_names_pages_of_the_public_hub_only_there(status: int) -> None:
+def test_only_the_public_hub_has_its_pages_suggested(status: int) -> None:
     request = HubRequest("head", "GET", "/api/x", fields={"repo_id": "me/m"})
     here, there = (
         failure_of(request, HubResponse(status, {}, b"", f"{hub}/api/x"), now=0.0).suggestion

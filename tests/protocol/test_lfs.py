@@ -94,6 +94,11 @@ def test_a_multipart_answer_becomes_parts_in_order(keys: list[str]) -> None:
     )
 
 
+@pytest.mark.parametrize("chunk_size", ["10", 10, 10.0])
+def test_a_part_size_may_be_text_or_a_number(chunk_size: Any) -> None:
+    assert multipart_of(multipart("1", "2", "3", chunk_size=chunk_size)).chunk_size == 10
+
+
 def test_parts_ten_and_on_are_sorted_as_numbers() -> None:
     upload = multipart_of(multipart(*map(str, range(1, 26)), chunk_size=1))
 
@@ -167,7 +172,7 @@ def test_an_empty_object_in_parts_is_refused() -> None:
         upload_of(multipart(), LfsObject(SHA256, 0))
 
 
-def test_a_single_put_carries_the_headers_that_the_hub_names() -> None:
+def test_a_single_put_carries_the_hubs_headers() -> None:
     upload = upload_of(batch({"href": HREF, "header": {"X-Store": "1"}}))
 
     assert upload == BasicUpload(HREF, headers={"X-Store": "1"})
@@ -282,7 +287,7 @@ def test_the_lifetime_of_parts_is_that_of_their_urls() -> None:
     assert upload_of(batch({"href": HREF, "header": header})).lifetime == 86_400
 
 
-def test_the_completion_lists_every_part_and_goes_without_the_token() -> None:
+def test_the_completion_lists_every_part_without_a_token() -> None:
     request = complete_request(HREF, SHA256, ["e1", "e2"])
 
     assert request.auth == "none"

@@ -296,7 +296,7 @@ def partly_read(path: Path, opened: Callable[..., Any]) -> Iterator[IO[bytes]]:
     ],
     ids=["written", "nameless", "read", "unbuffered", "to be written", "compressed"],
 )
-async def test_a_file_object_is_its_whole_content_wherever_it_stands(
+async def test_a_file_object_is_read_from_its_start(
     collecting: Collect,
     tmp_path: Path,
     opened: Callable[[Path], AbstractContextManager[IO[bytes]]],
@@ -314,9 +314,7 @@ async def test_a_file_object_is_its_whole_content_wherever_it_stands(
         assert file.tell() == original_position
 
 
-async def test_an_async_file_is_its_whole_content_wherever_it_stands(
-    collecting: Collect, tmp_path: Path
-) -> None:
+async def test_an_async_file_is_read_from_its_start(collecting: Collect, tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(CONTENT)
     async with aiofiles.open(path, "rb") as file:
@@ -346,7 +344,7 @@ async def test_a_compressed_file_gives_what_it_holds(collecting: Collect, tmp_pa
         assert await only_file(collecting, buffered) == (None, CONTENT)
 
 
-async def test_a_file_whose_name_leads_elsewhere_is_read_through_itself(
+async def test_a_renamed_open_file_is_read_by_its_descriptor(
     collecting: Collect, tmp_path: Path
 ) -> None:
     path = tmp_path / "f"

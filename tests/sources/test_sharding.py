@@ -274,7 +274,7 @@ def test_splitting_reads_the_header_alone(tmp_path: Path) -> None:
         ("my.model.safetensors", "my.model.safetensors.index.json"),
     ],
 )
-def test_the_index_of_a_variant_is_where_loaders_look_for_it(name: str, index: str) -> None:
+def test_a_variant_has_its_index_where_loaders_look(name: str, index: str) -> None:
     """As `save_pretrained(variant="fp16")` names it; shards keep the variant before the number."""
     made, _ = split(in_memory(flat({"a": 30, "b": 30}), name), 40)
     stem = name.removesuffix(".safetensors")

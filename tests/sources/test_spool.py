@@ -64,7 +64,7 @@ def test_streams_of_any_shape_come_out_as_they_went_in(
         anyio.run(main, Path(folder))
 
 
-async def test_small_streams_stay_in_memory_and_larger_ones_go_to_disk(
+async def test_small_streams_stay_in_memory_larger_go_to_disk(
     collecting: Collect, spool_dir: Path
 ) -> None:
     ended = {name: anyio.Event() for name in "abcdef"}
@@ -239,9 +239,7 @@ class Reader_:
         pytest.param(lambda: Reader_(b"content"), id="async reader"),
     ],
 )
-async def test_a_stream_that_was_read_before_is_not_taken_for_an_empty_one(
-    make: Callable[[], Any], spool_dir: Path
-) -> None:
+async def test_a_stream_already_read_is_refused(make: Callable[[], Any], spool_dir: Path) -> None:
     stream = make()
     async with Spool(spool_dir, memory=100) as held:
         assert read_all(await held.take("a", stream)) == b"content"
@@ -252,7 +250,7 @@ async def test_a_stream_that_was_read_before_is_not_taken_for_an_empty_one(
             await held.take("a", stream)
 
 
-async def test_a_stream_that_was_read_in_part_is_not_taken_for_a_shorter_one(
+async def test_a_partly_read_stream_is_refused(
     spool_dir: Path,
 ) -> None:
     stream = Iterator_(b"one", "text", b"two")  # type: ignore[arg-type]
@@ -412,7 +410,7 @@ async def test_cancelling_the_block_leaves_nothing(collecting: Collect, spool_di
     assert names_in(spool_dir) == []
 
 
-async def test_cancelling_while_a_write_is_on_its_way_leaves_nothing(
+async def test_cancelling_during_a_write_leaves_nothing(
     collecting: Collect, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stream waits at its `yield`, so that it must be closed as well."""
@@ -443,7 +441,7 @@ async def test_cancelling_while_a_write_is_on_its_way_leaves_nothing(
     assert cleaned_up == [True]
 
 
-async def test_a_pipe_that_stays_silent_does_not_hold_up_cancellation(
+async def test_a_silent_pipe_does_not_delay_cancellation(
     collecting: Collect,
 ) -> None:
     with pipe() as (reading_end, writing_end):
@@ -540,7 +538,7 @@ def test_files_of_a_killed_process_are_removed(spool_dir: Path) -> None:
 def test_other_things_in_the_folder_are_left_alone(spool_dir: Path) -> None:
     theirs = spool_dir / "asyncpush-spool-another.machine-x"
     theirs.mkdir()
-    link = spool_dir / f"{scratch._PREFIX}link"
+    link = spool_dir / f"{scratch._scratch_prefix()}link"
     link.symlink_to(theirs)
     ScratchFolder(spool_dir).remove()
     assert set(spool_dir.iterdir()) == {theirs, link}
@@ -602,7 +600,7 @@ def test_a_file_object_is_read_in_pieces(spool_dir: Path) -> None:
     assert asked == [READ_SIZE, READ_SIZE]
 
 
-async def test_streams_that_are_read_side_by_side_share_one_memory(spool_dir: Path) -> None:
+async def test_concurrent_streams_share_one_memory_limit(spool_dir: Path) -> None:
     """Each gives its pieces in turn with the others; two of three fit."""
     taken_slots = [anyio.Event() for _ in range(9)]
 

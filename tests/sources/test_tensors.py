@@ -430,7 +430,7 @@ def test_a_tensor_that_cannot_be_read_any_more_is_named() -> None:
         read_all(file)
 
 
-def test_the_packed_four_bit_dtype_counts_two_numbers_an_element() -> None:
+def test_the_four_bit_dtype_counts_two_numbers_an_element() -> None:
     packed = made("uint8", 3, 4)
     array = _InMemory("float4_e2m1fn_x2", packed.shape, memoryview(packed.tobytes()))
     spec = TensorSpec(

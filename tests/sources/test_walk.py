@@ -273,7 +273,7 @@ def test_files_with_undecodable_names_can_be_left_out(tmp_path: Path) -> None:
         assert names(gather(tmp_path, ignore_patterns=pattern)) == ["good"]
 
 
-def test_the_message_shows_the_first_problems_and_counts_the_rest(tmp_path: Path) -> None:
+def test_the_message_shows_some_problems_and_counts_the_rest(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"broken-{number:02}").symlink_to("nowhere")
 
@@ -428,6 +428,12 @@ def test_names_that_differ_by_case_alone_are_reported(tmp_path: Path) -> None:
     )
 
 
+def test_names_that_the_official_client_cannot_download_are_reported(tmp_path: Path) -> None:
+    fill(tmp_path, "a:b", "12:30.log")
+    (notice,) = gather(tmp_path).report.notices
+    assert notice.startswith("'a:b' looks like a Windows drive: the official client cannot")
+
+
 def test_many_notices_of_a_kind_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, "a")
     for number in range(25):
@@ -485,6 +491,15 @@ def test_an_empty_folder_alone_is_a_problem(
     deleting = gather(empty, delete_patterns="*")
     assert deleting.files == []
     assert deleting.report.notices == (f"folder '{empty}' contains no files",)
+
+
+def test_a_folder_without_files_to_push_names_what_is_never_pushed(tmp_path: Path) -> None:
+    fill(tmp_path, ".git/config", "sub/__pycache__/a.pyc")
+
+    assert problems(tmp_path) == (
+        f"folder '{tmp_path}' contains no files besides '.git/', 'sub/__pycache__/', which no push"
+        " includes",
+    )
 
 
 def test_a_folder_that_holds_skipped_links_alone_says_so(tmp_path: Path) -> None:

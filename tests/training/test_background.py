@@ -187,7 +187,7 @@ def test_an_impossible_repo_is_refused_where_it_is_named(bg: BackgroundUploader)
         bg.push("not a repo", b"")
 
 
-def test_options_of_another_kind_are_refused_where_they_are_given(bg: BackgroundUploader) -> None:
+def test_options_of_the_wrong_type_are_refused_at_once(bg: BackgroundUploader) -> None:
     with pytest.raises(TypeError, match="options must be SyncOptions, not PushOptions"):
         bg.sync({}, "hf://buckets/me/b", PushOptions())  # type: ignore[arg-type]
 
@@ -204,7 +204,7 @@ def test_a_push_that_cannot_be_started_fails_its_ticket(
         ticket.result(timeout=30)
 
 
-def test_no_push_is_accepted_once_the_thread_runs_nothing_more(
+def test_no_push_is_accepted_once_the_thread_has_ended(
     bg: BackgroundUploader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would never end. The thread itself may live on for a moment."""
@@ -246,7 +246,7 @@ def test_a_cancelled_push_commits_nothing(
     assert committed(hub) == set()
 
 
-def test_a_push_that_is_cancelled_before_it_began_never_begins(
+def test_a_push_cancelled_before_its_start_never_starts(
     bg: BackgroundUploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     ticket = bg.push("me/m", LARGE)
@@ -540,7 +540,7 @@ def test_ctrl_c_at_exit_shows_no_traceback(
     except KeyboardInterrupt:  # it came before the wait
         _wait_at_exit()
     assert ticket.done()
-    assert errors(caplog)[-1] == "interrupted: the pushes that were waited for are cancelled"
+    assert errors(caplog)[-1] == "interrupted: pushes that have not ended are cancelled"
 
 
 SCRIPT = """
@@ -593,7 +593,7 @@ def test_ctrl_c_ends_the_wait_at_exit(hub: LocalHub, blocker: RequestBlocker) ->
         process.send_signal(signal.SIGINT)
         _, output = process.communicate(timeout=30)
     assert "waiting for me/m" in head
-    assert "interrupted: the pushes that were waited for are cancelled" in output
+    assert "interrupted: pushes that have not ended are cancelled" in output
     assert "Traceback" not in output
     assert committed(hub) == set()
 
@@ -620,7 +620,7 @@ def test_checkpoints_are_pushed_beside_a_blocking_loop(
         pusher.push(folder)
 
 
-def test_a_failed_checkpoint_is_raised_unless_flush_has_reported_it(
+def test_a_failed_checkpoint_is_raised_unless_reported(
     bg: BackgroundUploader, faults: FaultLayer
 ) -> None:
     faults.add("commit", "422", times=2)
@@ -654,7 +654,7 @@ def test_checkpoints_that_wait_are_cancelled_with_the_rest(
 
 
 @pytest.mark.parametrize("cancel", [False, True])
-def test_closing_waits_for_a_checkpoint_that_another_thread_hands_over(
+def test_closing_waits_for_a_checkpoint_of_another_thread(
     cancel: bool, bg: BackgroundUploader, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While its snapshot is taken, no push of it runs yet."""
@@ -721,7 +721,7 @@ def test_a_folder_is_watched_beside_a_blocking_loop(
 
 
 @pytest.mark.parametrize("how", ["close", "error in the block"])
-def test_a_watch_pushes_what_is_left_when_its_uploader_ends(
+def test_a_watch_pushes_the_rest_when_its_uploader_ends(
     how: str, hub: LocalHub, config: UploadConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("a")

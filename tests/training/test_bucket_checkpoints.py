@@ -124,7 +124,7 @@ async def test_a_name_that_is_used_again_replaces_the_set_whole(
     assert set(await rows_of(hub)) == {"run-7/last/a", f"run-7/last/{MARKER}"}
 
 
-async def test_a_folder_that_is_pushed_again_without_a_name_is_a_warning(
+async def test_an_unnamed_folder_pushed_again_is_a_warning(
     uploader: Uploader, hub: LocalHub, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each push replaces the only set that there is, whatever `keep` says."""
@@ -156,7 +156,7 @@ def test_blocking_code_is_warned_of_a_replaced_checkpoint(
     assert "replaced the earlier one named 'out'" in last.warnings[0]
 
 
-async def test_an_unchanged_checkpoint_that_is_pushed_again_becomes_the_newest(
+async def test_an_unchanged_checkpoint_pushed_again_is_the_newest(
     uploader: Uploader, log: BatchLog
 ) -> None:
     async with CheckpointPusher(uploader, RUN, keep=2, policy="all") as pusher:
@@ -197,7 +197,7 @@ async def test_older_checkpoints_that_cannot_be_removed_are_a_warning(
     assert [record.levelno for record in warned] == [logging.WARNING]
 
 
-async def test_a_name_that_is_no_folder_of_its_own_is_refused(uploader: Uploader) -> None:
+async def test_a_name_that_is_not_one_folder_is_refused(uploader: Uploader) -> None:
     """With a backslash it would be two folders, and the set would never be listed or removed."""
     name: Any
     async with CheckpointPusher(uploader, RUN) as pusher:
@@ -216,10 +216,10 @@ async def test_what_does_not_go_together_is_said_at_once(uploader: Uploader) -> 
         CheckpointPusher(uploader, RUN, PushOptions())
     with pytest.raises(ValueError, match="takes PushOptions, not SyncOptions"):
         CheckpointPusher(uploader, "me/m", SyncOptions())
-    with pytest.raises(ValueError, match="dry_run does not go with checkpoints"):
+    with pytest.raises(ValueError, match="dry_run cannot be used for checkpoints"):
         CheckpointPusher(uploader, RUN, SyncOptions(dry_run=True))
     async with CheckpointPusher(uploader, RUN) as pusher:
-        with pytest.raises(ValueError, match="dry_run does not go with checkpoints"):
+        with pytest.raises(ValueError, match="dry_run cannot be used for checkpoints"):
             await pusher.push({"a": b"1"}, SyncOptions(dry_run=True), name="1")
         for source, name in (({"a": b"1"}, None), ({"a": b"1"}, "a/b"), ({"a": b"1"}, "..")):
             with pytest.raises(ValueError, match="name"):

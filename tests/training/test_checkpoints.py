@@ -90,7 +90,7 @@ async def test_all_pushes_every_one_in_order_and_waits_for_room(
     assert titles[1:] == ["step 1", "step 2", "step 3", "step 4"]
 
 
-async def test_a_failure_is_logged_and_the_next_checkpoint_goes_on(
+async def test_a_failure_is_logged_and_the_next_checkpoint_runs(
     uploader: Uploader, faults: FaultLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     faults.add("commit", "422")
@@ -221,7 +221,7 @@ async def test_a_trainer_may_overwrite_what_is_being_pushed(
 
 
 @pytest.mark.parametrize("route", ["preupload", "commit"])
-async def test_a_checkpoint_that_loses_a_file_meanwhile_is_not_committed(
+async def test_a_checkpoint_that_loses_a_file_is_not_committed(
     route: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer, write: Write
 ) -> None:
     folder = write({"model.bin": b"\0model", "config.json": b"{}"})

@@ -115,7 +115,7 @@ async def test_a_transfer_is_one_class_and_one_registration(
 
 
 @pytest.mark.parametrize("fails", ["store a.bin", "store c.bin", "finish"])
-async def test_the_next_transfer_takes_all_files_of_one_that_fails(
+async def test_a_failed_transfer_hands_on_all_its_files(
     fails: str,
     hub: LocalHub,
     config: UploadConfig,
@@ -151,7 +151,7 @@ class AnnouncedLater(LateTransfer):
 
 
 @pytest.mark.parametrize("fails", ["announce", "store b.bin"])
-async def test_the_next_transfer_takes_all_small_files_that_were_announced(
+async def test_the_next_transfer_takes_all_announced_small_files(
     fails: str,
     hub: LocalHub,
     config: UploadConfig,
@@ -183,6 +183,6 @@ async def test_an_unavailable_transfer_is_named_in_a_warning(
 async def test_a_failure_of_the_last_transfer_commits_nothing(
     hub: LocalHub, config: UploadConfig, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(AsyncPushError, match="no transfer is left to store the files: no room"):
+    with pytest.raises(AsyncPushError, match="no transfer can store the files: no room"):
         await pushed(hub, config, write(FILES), monkeypatch, LateFactory("finish"))
     assert await download(hub, "me/m") == {}

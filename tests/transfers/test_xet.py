@@ -422,7 +422,7 @@ async def test_a_store_that_refuses_every_token_is_left_to_lfs(
 @pytest.mark.parametrize(
     "answer", ["another", "another, too late", "the same", "refused too", "none at all"]
 )
-async def test_a_hub_token_that_was_replaced_meanwhile_is_asked_for(
+async def test_xet_tokens_are_asked_for_with_the_newest_token(
     answer: str,
     tmp_path: Path,
     config: UploadConfig,
@@ -1136,7 +1136,7 @@ async def test_an_audit_reads_streams_to_their_ends(uploader: Uploader, hub: Loc
 
 @pytest.mark.big
 @pytest.mark.timeout(900)
-async def test_one_percent_of_a_gibibyte_changed_costs_three_at_most(
+async def test_one_percent_changed_sends_three_at_most(
     uploader: Uploader, hub: LocalHub, tmp_path: Path
 ) -> None:
     source, size = tmp_path / "model.safetensors", 1 << 30
@@ -1227,7 +1227,7 @@ async def test_an_upload_that_stalls_is_begun_again(
     assert (stored["a.bin"], stored["b.bin"]) == (NOISE, NOISE[::-1])
 
 
-def test_a_number_in_an_address_is_not_taken_for_a_status() -> None:
+def test_a_number_in_an_address_is_no_status() -> None:
     said = "HTTP status {}, domain: http://127.0.0.1:40183/_xet/v1/xorbs/default/84012"
     assert not XetFailedError(said.format("server error (500 Internal Server Error)")).refused
     assert XetFailedError(said.format("client error (401 Unauthorized)")).refused
@@ -1275,7 +1275,7 @@ async def test_a_call_that_ignores_its_abort_is_left_behind() -> None:
     over.set()
 
 
-async def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall_of_xet() -> None:
+async def test_a_blocked_event_loop_does_not_stall_xet() -> None:
     """As when the process is stopped."""
     over = threading.Event()
 
@@ -1322,7 +1322,7 @@ def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall_of_others(
     assert [watch.left() for watch in watches] == pytest.approx([0, 0])
 
 
-def test_reading_a_file_or_waiting_for_the_source_is_movement(tmp_path: Path) -> None:
+def test_reading_or_waiting_for_the_source_is_no_stall(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(NOISE)
     watch = XetStallDetector(0.0)

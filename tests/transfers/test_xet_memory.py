@@ -65,7 +65,7 @@ def test_idle_counts_after_a_report_past_the_last_bytes(
     assert room.asked == 3
 
 
-def test_files_wait_until_half_of_the_earlier_ones_are_read() -> None:
+def test_files_wait_until_half_of_the_earlier_are_read() -> None:
     """One long wait for many files: each question to hf_xet takes time."""
     read: list[int] = []
     backlog = XetBacklog(Room(times=0))

@@ -61,7 +61,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("shared", [True, False])
-async def test_two_processes_pushing_the_same_file_at_once_both_succeed(
+async def test_two_processes_can_push_the_same_file(
     shared: bool, hub: LocalHub, write: Write, tmp_path: Path
 ) -> None:
     """With one journal and cache, or each with its own."""

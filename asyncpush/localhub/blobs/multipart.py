@@ -1,7 +1,7 @@
 """One multipart upload on disk: a sparse file that takes parts at their offsets.
 
     uploads/<upload id>/
-      meta.json   what was promised: oid, size, part size, expiry
+      meta.json   what was announced: oid, size, part size, expiry
       data        the object's bytes, each part written at its own offset
       etags       16 bytes a part: the MD5 of what was stored, zeros for "not there"
 

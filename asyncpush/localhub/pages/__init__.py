@@ -1,11 +1,10 @@
 """The hub's web pages: what a `repo_url` shows in a browser. HTML and one stylesheet, no script.
 
-handlers.py     a request in, an HTML answer out
-reading/      git and the disk in, views out; blocking
-views.py        what each page shows: small frozen values
-rendering.py    a view in, HTML out; the templates are in templates/
-markdown.py     a card's text in, safe HTML out
-links.py        where each page is
+handlers.py     from a request to an HTML answer
+reading/        from git and the disk to views; blocks
+views.py        what each page shows, and its URL: small frozen values
+rendering.py    from a view to HTML, and from a card's text to safe HTML
+templates/      the templates that it uses
 """
 
 from __future__ import annotations

@@ -194,14 +194,14 @@ async def _repo_not_found(request: web.Request) -> ErrorPage:
     try:
         wanted = repo_of(request)
     except Refusal:
-        return ErrorPage(404, "No such repo", "No repo can have this name.")
+        return ErrorPage(404, "No such repo", "This is not a valid name for a repo.")
     hints = _ways_in(state, request, wanted)
     if not state.users.is_open:
-        text = "There is no such repo here, or it is private: a browser shows no token."
+        text = "There is no such repo here, or it is private: browsers send no token."
         return ErrorPage(404, "No such repo", text, hints)
     if await state.run(state.repos.path(wanted).exists):
         text = (
-            "This repo is private, and a browser shows no token. There are other ways to read it."
+            "This repo is private, and browsers send no token. Those who have access can read it:"
         )
         return ErrorPage(404, "A private repo", text, hints)
     text = f"There is no {wanted.type} {wanted.full_name} on this hub."

@@ -46,7 +46,7 @@ _VISIBLE = {
 
 
 def visible(text: str) -> str:
-    r"""Text without characters that hide or turn what stands beside them.
+    r"""Text without characters that hide or reverse the text around them.
 
     >>> visible("gpj.\u202eexe"), visible("\x1b[0m")
     ('gpj.[U+202E]exe', '␛[0m')
@@ -160,7 +160,7 @@ def to_html(text: str, base: Base) -> Rendered:
         text = text[:MAX_CHARACTERS].rpartition("\n")[0]
     # Every call has a parser of its own: one is not made to be shared between threads.
     html = _parser().render(text, {"base": base})
-    # Now, and not before: the parser itself turns `&#x202e;` into a character.
+    # Not before parsing: the parser itself turns `&#x202e;` into a character.
     return Rendered(Markup(visible(html)), is_cut)
 
 
@@ -174,7 +174,7 @@ def _parser() -> MarkdownIt:
     return parser
 
 
-# -- comments: cards made from the Hub's template are full of them, and nobody is to read them --
+# -- comments, which are not shown: cards made from the Hub's template are full of them --
 
 
 def _block_comment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -191,7 +191,7 @@ def _block_comment(state: StateBlock, start: int, end: int, silent: bool) -> boo
 
 
 def _ends_comment(state: StateBlock, line: int) -> bool:
-    """It does not go on behind the quote or the list that it began in."""
+    """It ends with the quote or the list that it began in."""
     after = line + 1
     is_outside = (
         after < state.lineMax and not state.isEmpty(after) and state.sCount[after] < state.blkIndent
@@ -217,7 +217,7 @@ def _inline_comment(state: StateInline, silent: bool) -> bool:
 
 
 def _give_headings_ids(state: StateCore) -> None:
-    """So that a card's own table of contents leads somewhere; ids are made as GitHub makes them."""
+    """Ids, made as GitHub makes them, so that the links of a card's table of contents work."""
     seen: Counter[str] = Counter()
     for opening, inline in zip(state.tokens, state.tokens[1:], strict=False):
         if opening.type == "heading_open":
@@ -328,7 +328,7 @@ _FIRST = ("license", "pipeline_tag", "library_name", "sdk", "language", "base_mo
 
 
 def read_card(text: str, repo_type: RepoType, links: Links, revision: str, path: str) -> Card:
-    """Never raises: metadata that is wrong is said to be so.
+    """Never raises: what is wrong with the metadata is in `problem`.
 
     >>> read_card("---\\nlicense: mit\\n---\\nHello", "model", Links("/a/b"), "main", "README.md")
     Card(path='README.md', facts=(Fact(name='license', values=('mit',), left_out=0),), \

@@ -4,7 +4,7 @@
     POST /{repo}[.git]/git-upload-pack        "git-fetch"
     POST /{repo}[.git]/git-receive-pack       "git-push"
 
-The token is the password, whatever the user's name. LFS is where Git LFS looks for it: beside.
+The token is the password, whatever the user's name. LFS is served below the same URL.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ routes = web.RouteTableDef()
 async def refs(request: web.Request) -> web.StreamResponse:
     service = request.query.get("service")
     if service not in ("git-upload-pack", "git-receive-pack"):
-        raise bad_request("Use a git that speaks the smart HTTP protocol")
+        raise bad_request("Use a version of git with the smart HTTP protocol")
     state = state_of(request)
     if service == "git-receive-pack":
         repo = await state.contributable(request)
@@ -58,7 +58,7 @@ async def fetch(request: web.Request) -> web.StreamResponse:
     async for piece in request.content.iter_any():
         body += piece
         if len(body) > MAX_WANTS_BYTES:
-            raise too_large(f"A fetch asks with at most {MAX_WANTS_BYTES} bytes")
+            raise too_large(f"The request of a fetch has at most {MAX_WANTS_BYTES} bytes")
     return await _stream(request, state, repo, "git-upload-pack", bytes(body))
 
 

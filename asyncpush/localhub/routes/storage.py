@@ -86,8 +86,8 @@ async def delete_lfs_files(request: web.Request) -> web.Response:
     if deletions.get("rewriteHistory", True) is not True:
         raise Refusal(
             501,
-            "This hub's repos share one store, so that no object goes while a commit names it: use"
-            " rewriteHistory",
+            "The repos of this hub share one store, so an object that a commit refers to cannot be"
+            " deleted: use rewriteHistory",
         )
     await state.run_exclusively(repo, rewriting.remove_lfs_files, state.repos, repo, oids)
     return json_answer({"success": True})

@@ -1,4 +1,4 @@
-"""Tokens: whose one is, and new ones that expire.
+"""Tokens: who owns one, and new ones that expire.
 
     GET  /api/whoami-v2    "whoami"
     POST /oauth/token      "oauth-token"

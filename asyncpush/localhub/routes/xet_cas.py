@@ -1,9 +1,9 @@
-"""The Hub's part of Xet: tokens, saying where chunks are sent to or read from, and how long.
+"""The Hub's part of Xet: tokens, with the URL to send chunks to or read them from.
 
     GET /api/{kind}/{repo}/xet-write-token/{revision}?create_pr=1
     GET /api/{kind}/{repo}/xet-read-token/{revision}
 
-The answer stands in the body for hf_xet, and in headers for the official client. The LFS batch
+The answer is in the body for hf_xet, and in headers for the official client. The LFS batch
 gives the same headers to clients that offer Xet there, as npm's `@huggingface/hub` does.
 """
 
@@ -206,6 +206,6 @@ def _path(state: HubState) -> str:
 def _allowed(request: web.Request, scope: Scope) -> HubState:
     state = state_of(request)
     if request.match_info["store"] != state.xet_signer.name:
-        raise Refusal(404, "That store is not here any more")
+        raise Refusal(404, "This Xet store no longer exists")
     check_token(state.xet_signer, request.headers.get("Authorization"), scope)
     return state

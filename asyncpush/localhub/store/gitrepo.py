@@ -285,7 +285,9 @@ def is_installed() -> bool:
 
 def check_installed() -> None:
     if not is_installed():
-        raise Refusal(501, "The hub's machine has no git: install it to clone, fetch and push")
+        raise Refusal(
+            501, "git is not installed on the hub's machine: install it to clone, fetch and push"
+        )
 
 
 def start_backend(

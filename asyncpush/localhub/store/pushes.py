@@ -28,7 +28,7 @@ _NONE = "0" * 40
 _MAX_NEW_COMMITS = 100_000
 
 _HOOK = """#!/bin/sh
-# Hands what git asks to the hub, and the hub's answer to git and to whoever pushes.
+# Passes what git asks to the hub, and the hub's answer to git and to the user who pushes.
 { printf '%s\\n' "$GIT_QUARANTINE_PATH"; cat; echo end; } > "$ASYNCPUSH_ASK"
 { read -r verdict; cat >&2; } < "$ASYNCPUSH_ANSWER"
 [ "$verdict" = accepted ]
@@ -65,7 +65,7 @@ def install_hook(repos: Repos) -> Path:
         fresh.replace(hook)  # other hubs of this root may be receiving
     # git ignores a hook that it cannot run: then nothing would be checked.
     if not os.access(hook, os.X_OK):
-        raise Refusal(501, f"git push needs a folder that programs may run in, unlike {folder}")
+        raise Refusal(501, f"git push runs a hook, but no program can be run in {folder}")
     return folder
 
 

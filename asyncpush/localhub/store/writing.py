@@ -1,8 +1,8 @@
-"""Changing a repo: trees, commits and refs, durable before anybody is answered.
+"""Changing a repo: trees, commits and refs, durable before the client gets an answer.
 
 libgit2 makes the objects; each is synced before the ref that needs it moves, and the ref moves by
 rename. libgit2's own `*.lock` files are not used for that: a killed server would leave them behind
-and nobody could write any more. Writers hold `Repos.lock` instead, which the kernel releases.
+and block all further writes. Writers hold `Repos.lock` instead, which the kernel releases.
 """
 
 from __future__ import annotations

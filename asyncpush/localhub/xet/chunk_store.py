@@ -385,4 +385,4 @@ def check_token(signer: Signer, header: str | None, scope: Scope) -> None:
             raise Refusal(401, "This needs a Xet token to " + scope)
         signer.check("XET", given, parse_qsl(query))
     except (BlobError, binascii.Error, UnicodeError):
-        raise Refusal(401, "The Xet token is not ours, or has expired") from None
+        raise Refusal(401, "The Xet token was not issued by this hub, or has expired") from None

@@ -1,9 +1,9 @@
 """Reading shards: which files a Xet client describes, and of which chunks its xorbs are made.
 
 The layout is that of https://huggingface.co/docs/xet/shard: a header of 48 bytes, then two
-sections of rows of as many, each ended by a row that begins with ones. A file is a row with its
-hash, one for each xorb_range of chunks, as many again when the shard holds verification hashes, and
-one with its sha256. A xorb is a row with its hash and one for each chunk.
+sections of rows of 48 bytes, each ended by a row that begins with ones. A file is a row with its
+hash, one for each range of chunks in a xorb, as many again when the shard has verification hashes,
+and one with its sha256. A xorb is a row with its hash and one for each chunk.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class BadShardError(ValueError):
 def parse_shard(data: bytes) -> Shard:
     """Raises `BadShardError`."""
     if not data.startswith(_TAG):
-        raise BadShardError("these bytes are no shard")
+        raise BadShardError("these bytes are not a shard")
     files, at = _files(data, _ROW)
     begin = at
     xorbs: dict[
@@ -136,7 +136,7 @@ def _ends(data: bytes, at: int) -> bool:
 def _row(data: bytes, at: int) -> bytes:
     row = data[at : at + _ROW]
     if len(row) < _ROW:
-        raise BadShardError("the shard ends in the middle")
+        raise BadShardError("the shard is truncated")
     return row
 
 
@@ -178,7 +178,7 @@ def open_xorb(path: Path) -> Xorb:
             offsets.append(at + _HEADER + stored)
             sizes.append(size)
     if offsets[-1] != end or not sizes:
-        raise BadXorbError("the xorb ends within a chunk")
+        raise BadXorbError("the xorb is truncated")
     return Xorb(path, tuple(offsets), tuple(sizes))
 
 
@@ -194,11 +194,11 @@ def read_chunks(xorb: Xorb, start: int, stop: int) -> list[bytes]:
 
 def _lengths(header: bytes) -> tuple[int, int]:
     if len(header) < _HEADER or header[0] != 0:
-        raise BadXorbError("the xorb holds something that is no chunk")
+        raise BadXorbError("the xorb has bytes that are not a chunk")
     stored = int.from_bytes(header[1:4], "little")
     size = int.from_bytes(header[5:8], "little")
     if not 0 < size <= _MAX_CHUNK or stored > _MAX_CHUNK:
-        raise BadXorbError("the xorb holds a chunk of impossible length")
+        raise BadXorbError("a chunk of the xorb has an impossible length")
     return stored, size
 
 
@@ -218,7 +218,7 @@ def _chunk(stored: bytes) -> bytes:
     except RuntimeError as exc:
         raise BadXorbError(f"a chunk cannot be decompressed: {exc}") from None
     if len(data) != size:
-        raise BadXorbError("a chunk has not the length that it says")
+        raise BadXorbError("a chunk has another length than its header says")
     return data
 
 

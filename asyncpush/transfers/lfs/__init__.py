@@ -31,7 +31,7 @@ class LfsFactory:
         pushes of small files do not."""
         if self._transfer is None:
             self._transfer = await asyncio.to_thread(_transfer_class)
-        return self._transfer(ctx, group)
+        return self._transfer(ctx, group, await ctx.part_sender())
 
     async def close(self) -> None:
         """Does nothing: only the session is shared."""

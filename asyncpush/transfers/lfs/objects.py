@@ -37,8 +37,8 @@ from asyncpush.net.parts import PartSender, SentPart
 from asyncpush.net.retry import Attempt, TryAgainError
 from asyncpush.net.session import HubSession
 from asyncpush.protocol import lfs
-from asyncpush.protocol.failures import is_upload_void
-from asyncpush.protocol.http import HubRequest
+from asyncpush.protocol.failures import check_done, is_upload_void
+from asyncpush.protocol.http import HubRequest, HubResponse
 from asyncpush.protocol.lfs import (
     BasicUpload,
     LfsActions,
@@ -449,7 +449,7 @@ class LfsUploader:
 
         try:
             await self._session.ask(
-                _about(request, sending), lambda response: True, sending.events, reconcile=stored
+                _about(request, sending), _is_completed, sending.events, reconcile=stored
             )
         except HubError as exc:
             if not (unclear and is_upload_void(exc)):
@@ -482,17 +482,22 @@ class LfsUploader:
             url, sending.item, file=sending.file.path_in_repo, size=sending.file.size
         )
         try:
-            await self._session.ask(request, lambda response: None, sending.events)
+            await self._session.ask(request, check_done, sending.events)
         except HubError as exc:
             if exc.retryable or exc.status not in (400, 404, 409, 422):
                 raise
             wrong = IntegrityError(
-                f"the Hub does not find {sending.file.path_in_repo!r} stored as sent:"
+                f"the Hub does not confirm that {sending.file.path_in_repo!r} is stored as sent:"
                 f" {exc.message}",
                 suggestion="try again; if it happens again, the store behind this Hub loses data",
             )
             sending.refused_by = url
             raise _void(exc, sending, wrong) from wrong
+
+
+def _is_completed(response: HubResponse) -> bool:
+    check_done(response)
+    return True
 
 
 def _about(request: HubRequest, sending: Sending) -> HubRequest:

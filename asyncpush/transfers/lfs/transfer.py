@@ -12,6 +12,7 @@ from asyncpush.concurrency.task_groups import Batcher
 from asyncpush.errors import SourceChangedError
 from asyncpush.events import Emitter, FileStored
 from asyncpush.models import ComposedSource, FileSource, Receipt
+from asyncpush.net.parts import PartSender
 from asyncpush.options import TransferName
 from asyncpush.protocol import lfs
 from asyncpush.protocol.lfs import BasicUpload, LfsActions, LfsObject, MultipartUpload
@@ -32,7 +33,7 @@ class LfsTransfer:
     reason = "every Hub offers it"
     needs_oid = True
 
-    def __init__(self, ctx: TransferContext, group: TaskGroup) -> None:
+    def __init__(self, ctx: TransferContext, group: TaskGroup, sender: PartSender) -> None:
         self._objects: dict[str, asyncio.Event] = {}
         self._announced: dict[LfsObject, tuple[LfsActions, float]] = {}
         revision = None if ctx.options.create_pr else ctx.options.revision
@@ -56,7 +57,7 @@ class LfsTransfer:
         )
         self._uploader = LfsUploader(
             session=ctx.session,
-            sender=ctx.sender,
+            sender=sender,
             journal=ctx.journal,
             threads=ctx.push_threads,
             scope=ctx.scope,

@@ -6,6 +6,6 @@ its files count as stored when it is finished, and aborting it does not affect o
 """
 
 from asyncpush.transfers.xet.access import library
-from asyncpush.transfers.xet.transfer import XetFactory
+from asyncpush.transfers.xet.factory import XetFactory
 
 __all__ = ["XetFactory", "library"]

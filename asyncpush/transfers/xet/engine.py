@@ -58,8 +58,8 @@ LASTING = 900
 
 TURNS = 8
 """How many upload commits are opened or finished at the same time, or twice as many as xorbs that
-hf_xet sends at once, if that is more. The others wait for their turn here rather than in hf_xet,
-where that could not be told apart from a stall."""
+hf_xet sends at once, if that is more. The others wait here rather than in hf_xet, where waiting
+could not be distinguished from a stall."""
 
 
 class XetEngine:
@@ -91,7 +91,7 @@ class XetEngine:
 
         For a `brief` upload hf_xet is not told how to get another token, which takes it two more
         HTTP clients (each reads all certificates of the system). If the token expires nevertheless,
-        the upload is started again, and told. It must therefore have no streams."""
+        the upload is started again with them. It must therefore have no streams."""
         positions = XetPositions(events)
 
         async def open_commit(access: XetAccess, attempt: int) -> XetCommit:

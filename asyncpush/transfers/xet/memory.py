@@ -131,7 +131,8 @@ class XetMemory:
 
     def has_room(self, unsent: int, spare: int = 0) -> bool:
         """Whether another xorb may be packed while so many bytes of others are not sent. What other
-        parts of the process have allocated meanwhile counts as well, since nothing tells it apart.
+        parts of the process have allocated meanwhile counts as well, since it cannot be
+        distinguished.
         `spare` is memory that will be needed besides."""
         now = resident_memory()
         if now is None:
@@ -175,8 +176,8 @@ class XetBacklog:
 
     def add_file(self, size: int, handle: Any) -> None:
         """A file that was passed on, which hf_xet reads later. When too many are not read yet, this
-        waits until half of them are: before that, they are not in memory and nothing tells how much
-        they take."""
+        waits until half of them are: before that, they are not in memory, and how much they take
+        is not known."""
         self.add(size)
         with self._lock:
             self._unread.append((size, handle))

@@ -98,7 +98,7 @@ def test_a_part_whose_etag_is_wrong_was_sent_in_vain() -> None:
     assert ("send", 1.5, 2.5, "") in kinds
 
 
-def test_a_failure_that_the_attempt_tells_itself_is_its_own() -> None:
+def test_a_failure_on_an_attempts_span_belongs_to_it() -> None:
     script = EventScript()
     span = script.part("w.bin", 1, 0.0, connected=0.25)
     script.emit(
@@ -219,7 +219,7 @@ def test_inline_files_have_no_row() -> None:
     assert (file.path, file.end, file.stored) == ("same.bin", 1.5, True)
 
 
-def test_connections_keep_their_lanes_and_calls_that_overlap_get_more() -> None:
+def test_connections_keep_lanes_and_overlapping_calls_get_more() -> None:
     script = EventScript()
     for number, (start, connection) in enumerate([(0, 7), (0, 8), (1, 8), (2, 7)], start=1):
         script.part("w", number, start, start + 1, connected=float(start), connection=connection)

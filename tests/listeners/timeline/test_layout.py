@@ -51,7 +51,7 @@ def test_a_file_sent_by_a_library_has_a_lane() -> None:
     assert row.blocks == [Block("send", 1.0, 3.0, "x.bin")]
 
 
-def test_among_several_files_parts_are_named_as_far_as_needed() -> None:
+def test_parts_of_several_files_are_named_where_needed() -> None:
     script = EventScript()
     script.part("deep/one.bin", 1, 0.0, 1.0, connected=0.0, connection=1)
     script.part("deep/two.bin", 1, 0.0, 1.0, connected=0.0, connection=2)
@@ -140,7 +140,7 @@ def test_pixels_that_are_mostly_idle_stay_white() -> None:
     assert columns_of(spans, 1.0) == []
 
 
-def test_with_several_pushes_files_bear_the_name_of_their_repo() -> None:
+def test_with_several_pushes_files_name_their_repo() -> None:
     first, second = EventScript("a", "me/a"), EventScript("b", "me/b")
     for script in (first, second):
         script.hashed("w.bin", 0.0, 1.0)

@@ -21,7 +21,7 @@ def test_a_file_reads_as_what_was_heard_live(tmp_path: Path) -> None:
     assert read.bytes_sent == pytest.approx(recorded.bytes_sent)
 
 
-def test_a_last_line_cut_short_and_foreign_lines_are_counted(tmp_path: Path) -> None:
+def test_cut_and_foreign_lines_are_counted(tmp_path: Path) -> None:
     path = write_events(tmp_path / "e.jsonl", one_file())
     whole = path.read_bytes()
     foreign = [

@@ -61,7 +61,7 @@ def test_spans_are_complete_events_in_microseconds() -> None:
     }
 
 
-def test_lanes_are_threads_with_names_and_within_one_nothing_overlaps() -> None:
+def test_lanes_are_named_threads_without_overlaps() -> None:
     rows = events(one_file())
     names = {
         (row["pid"], row["tid"]): row["args"]["name"]
@@ -82,7 +82,7 @@ def test_lanes_are_threads_with_names_and_within_one_nothing_overlaps() -> None:
             assert before["ts"] + before["dur"] <= after["ts"]
 
 
-def test_each_push_is_a_process_and_each_file_an_async_pair() -> None:
+def test_pushes_are_processes_and_files_async_pairs() -> None:
     first, second = EventScript("a", "me/a"), EventScript("b", "")
     for script in (first, second):
         script.hashed("w.bin", 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Xet as a transfer: one upload commit of hf_xet for all files of a push."""
+"""Opens Xet transfers, one for each push, and the stores of buckets. All share one engine."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class XetFactory:
     async def open_bucket(self, ctx: TransferContext, *, write: bool) -> XetBucket:
         if (reason := self.unavailable_reason()) is not None:
             raise AsyncPushError(
-                f"a bucket takes files only by Xet, but {reason}",
-                suggestion="use a session with transfer='auto' in which HF_HUB_DISABLE_XET is not"
-                " set and hf_xet is installed",
+                f"buckets accept files only through Xet, but {reason}",
+                suggestion="install hf_xet, use transfer='auto' or 'xet', and unset"
+                " HF_HUB_DISABLE_XET",
             )
         from asyncpush.protocol import buckets
 

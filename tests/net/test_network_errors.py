@@ -19,7 +19,7 @@ from yarl import URL
 
 from asyncpush.errors import HubError
 from asyncpush.events import Emitter
-from asyncpush.net.failures import NETWORK_EXCEPTIONS, StalledError, network_error
+from asyncpush.net.network_errors import NETWORK_EXCEPTIONS, StalledError, network_error
 from tests.net.helpers import (
     Answer,
     ask_for,
@@ -99,8 +99,8 @@ def test_each_fault_has_its_meaning(
     assert suggestion in error.suggestion
     assert error.status is None
     assert (error.method, error.url) == ("PUT", "https://h/p?<redacted>")
-    assert error.message.startswith("part failed: ")
-    assert error.message != "part failed: "
+    assert error.message.startswith("sending a part failed: ")
+    assert error.message != "sending a part failed: "
 
 
 def test_the_words_of_an_exception_hold_no_secret() -> None:
@@ -113,7 +113,7 @@ def test_the_words_of_an_exception_hold_no_secret() -> None:
 def test_an_exception_without_words_is_described_by_its_kind() -> None:
     error = network_error(ConnectionAbortedError(), method="GET", url="x", what="head")
     reason = os.strerror(errno.ECONNABORTED).lower()
-    assert error.message == f"head failed: the connection broke ({reason})"
+    assert error.message == f"looking up the branch failed: the connection broke ({reason})"
 
 
 SEVERAL = OSError(
@@ -169,7 +169,7 @@ SEVERAL = OSError(
 )
 def test_what_happened_is_said_in_plain_words(exc: Exception, words: str) -> None:
     message = network_error(exc, method="PUT", url="https://h/p", what="part").message
-    assert message.startswith(f"part failed: {words}")
+    assert message.startswith(f"sending a part failed: {words}")
     check_nothing_of_a_library(message)
 
 
@@ -218,7 +218,7 @@ REAL = {
     "no TLS": (_speaks_no_tls, "cannot open a TLS connection to HOST ("),
     "reset": (lambda: _answering(reset), "the connection broke (connection reset by peer)"),
     "cut off": (lambda: _answering(cut_off(b"{", of=9)), "the answer was cut off"),
-    "silent": (lambda: _answering(silence), "no byte moved for 0.2 s"),
+    "silent": (lambda: _answering(silence), "no data was sent or received for 0.2 s"),
 }
 
 

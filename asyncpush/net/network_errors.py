@@ -15,7 +15,7 @@ import aiohttp
 
 from asyncpush.errors import OUT_OF_DESCRIPTORS, HubError, printable
 from asyncpush.events import Emitter, RequestFailed, RetryScheduled
-from asyncpush.protocol.failures import REMEDIES, Fault
+from asyncpush.protocol.failures import REMEDIES, Fault, in_words
 from asyncpush.redaction import redact_headers, redact_text, redact_url
 
 NETWORK_EXCEPTIONS = (aiohttp.ClientError, OSError, asyncio.TimeoutError, EOFError)
@@ -33,7 +33,7 @@ def network_error(exc: Exception, *, method: str, url: str, what: str) -> HubErr
     the proxy or of this package, never a library's internals."""
     remedy = REMEDIES[_fault(exc)]
     return HubError(
-        f"{what} failed: {redact_text(_described(exc, url))}",
+        f"{in_words(what)} failed: {redact_text(_described(exc, url))}",
         method=method,
         url=redact_url(url),
         retryable=remedy.retryable,
@@ -92,7 +92,7 @@ def _described(exc: Exception, url: str) -> str:
         case aiohttp.InvalidURL():
             return "the URL is not valid"
         case StalledError():
-            return str(exc) or "no byte moved in time"
+            return str(exc) or "no data was sent or received in time"
         case asyncio.TimeoutError():
             return "no answer in time"
         case OSError():
