@@ -851,6 +851,41 @@ async def test_a_lost_answer_to_a_pinned_commit_is_a_success(
     assert len(await commits_of(hub, "me/m")) == 3
 
 
+async def test_a_pinned_commit_that_is_shown_late_is_a_success(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The answer is lost, and the second attempt refused because of the first, which the Hub does
+    not show yet."""
+    old: dict[str, bytes] = {}
+    looks = 4
+
+    @web.middleware
+    async def late(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal looks
+        answer = await handler(request)
+        name = request.match_info.route.name or ""
+        if name not in ("revision", "commits") or not isinstance(answer, web.Response):
+            return answer
+        if faults.seen["commit"] < 2:
+            old[name] = bytes(answer.body)  # type: ignore[arg-type]
+            return answer
+        looks -= name == "commits"
+        if looks <= 0:
+            return answer
+        return web.Response(body=old.get(name, b"[]"), content_type="application/json")
+
+    async with (
+        open_hub(tmp_path, faults, late) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "done, then 504", nth=2)
+        options = PushOptions(parent_commit=first.commit_sha)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+        assert result.commit_sha == await head_of(hub, "me/m")
+        assert len(await commits_of(hub, "me/m")) == 3
+
+
 async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Uploader) -> None:
     first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     second = await uploader.push_to_hub("me/m", {"a.txt": b"2"})
