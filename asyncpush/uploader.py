@@ -622,6 +622,9 @@ async def _runtime() -> OpenRuntime:
 
 def _import_runtime() -> OpenRuntime:
     try:
+        # First of all aiohttp. CPython maps and unmaps memory for each call that crosses a boundary
+        # of its stack: imported from further down, its modules did so 2,000 times.
+        import asyncpush.net.connections  # noqa: F401
         from asyncpush.runtime import open_runtime
 
         _import_anyio_backend()
