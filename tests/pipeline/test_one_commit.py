@@ -140,7 +140,7 @@ async def test_a_commit_that_came_first_is_kept_under_ours(
         ("413", 0),
     ],
 )
-async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
+async def test_a_hub_that_lists_no_commits_can_be_used(
     kind: str, made: int, refusal: str, hub: LocalHub, config: UploadConfig, faults: FaultLayer
 ) -> None:
     """The branch's own files show what was committed."""
@@ -161,7 +161,7 @@ async def test_a_hub_that_does_not_list_commits_is_pushed_to_all_the_same(
 
 
 @pytest.mark.parametrize("refusal", ["404", "501"])
-async def test_a_commit_that_did_not_land_is_made_where_commits_are_not_listed(
+async def test_a_lost_commit_is_made_again_without_a_commit_list(
     refusal: str, uploader: Uploader, hub: LocalHub, faults: FaultLayer
 ) -> None:
     await uploader.push_to_hub("me/m", {"first.txt": b"1"})
@@ -477,7 +477,7 @@ async def test_a_commit_landing_after_the_last_attempt_succeeds(
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
+async def test_a_made_commit_with_a_refusal_is_a_success(
     status: int, hub: LocalHub, uploader: Uploader, faults: FaultLayer
 ) -> None:
     faults.add("commit", f"done, then {status}")
@@ -489,7 +489,7 @@ async def test_a_commit_that_was_made_but_refused_in_words_is_a_success(
 
 
 @pytest.mark.parametrize("kind", ["401", "403", "409 another commit", "429 hours"])
-async def test_a_lost_answer_is_not_forgotten_when_the_next_attempt_is_refused(
+async def test_a_refusal_after_a_lost_answer_does_not_hide_it(
     kind: str,
     hub: LocalHub,
     config: UploadConfig,
@@ -849,6 +849,41 @@ async def test_a_lost_answer_to_a_pinned_commit_is_a_success(
     result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
     assert result.commit_sha == await head_of(hub, "me/m")
     assert len(await commits_of(hub, "me/m")) == 3
+
+
+async def test_a_pinned_commit_that_is_shown_late_is_a_success(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The answer is lost, and the second attempt refused because of the first, which the Hub does
+    not show yet."""
+    old: dict[str, bytes] = {}
+    looks = 4
+
+    @web.middleware
+    async def late(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal looks
+        answer = await handler(request)
+        name = request.match_info.route.name or ""
+        if name not in ("revision", "commits") or not isinstance(answer, web.Response):
+            return answer
+        if faults.seen["commit"] < 2:
+            old[name] = bytes(answer.body)  # type: ignore[arg-type]
+            return answer
+        looks -= name == "commits"
+        if looks <= 0:
+            return answer
+        return web.Response(body=old.get(name, b"[]"), content_type="application/json")
+
+    async with (
+        open_hub(tmp_path, faults, late) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "done, then 504", nth=2)
+        options = PushOptions(parent_commit=first.commit_sha)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+        assert result.commit_sha == await head_of(hub, "me/m")
+        assert len(await commits_of(hub, "me/m")) == 3
 
 
 async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Uploader) -> None:
