@@ -124,6 +124,7 @@ IMPORTED_LATE = (
     "asyncpush.listeners.log_messages",
     "asyncpush.listeners.publisher",
     "asyncpush.net.login",
+    "asyncpush.pipeline.commit_series",
     "asyncpush.sources.sharding",
     "ctypes",
     "encodings.idna",

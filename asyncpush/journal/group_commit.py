@@ -6,9 +6,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from asyncpush.journal.tables import Row
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.own_files import library_logger
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class GroupCommit:
         return True
 
 
-class _Asked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Asked:
     work: Change[Any]
     durable: bool
     future: Future[Any]

@@ -602,3 +602,12 @@ def _fingerprint(ctx: PushContext, changes: Sequence[Change]) -> str:
     for line in sorted(commits.change_line(change) + str(change).encode() for change in changes):
         digest.update(line)
     return digest.hexdigest()
+
+
+ALREADY_ON = "of the files are already on"
+
+
+def committed_before(error: HubError) -> str:
+    """What an error of a series says about the commits that were made before it; may be empty."""
+    said = error.suggestion.partition(": ")[0]
+    return said if ALREADY_ON in said else ""

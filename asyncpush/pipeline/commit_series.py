@@ -18,6 +18,7 @@ from asyncpush.errors import AsyncPushError, HubError
 from asyncpush.events import Committed
 from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, remaining_changes, split, title
 from asyncpush.pipeline.commit import (
+    ALREADY_ON,
     Committer,
     LoadContent,
     LostAnswers,
@@ -33,8 +34,6 @@ from asyncpush.pipeline.preflight import check_parent, observed_head
 from asyncpush.protocol import commits, repos
 from asyncpush.protocol.commits import Change
 from asyncpush.protocol.failures import is_lfs_pointer_missing
-
-_ALREADY_ON = "of the files are already on"
 
 COMPLETIONS = 3
 """How often a series is followed by further commits because others changed files during it."""
@@ -153,7 +152,7 @@ async def commit_series(
             except HubError as exc:
                 if ours and pr_url is None:
                     raise exc.with_(
-                        suggestion=f"{len(added):,} {_ALREADY_ON} {revision}: try again to"
+                        suggestion=f"{len(added):,} {ALREADY_ON} {revision}: try again to"
                         f" continue from there. {exc.suggestion}"
                     ) from exc.__cause__
                 raise
@@ -169,12 +168,6 @@ async def commit_series(
     if final and ours and not announced:  # the last commit turned out to be someone else's
         ctx.events.emit(Committed(outcome.commit_sha, outcome.commit_url, pr_url))
     return replace(outcome, ours=ours, added=added)
-
-
-def committed_before(error: HubError) -> str:
-    """What an error of a series says about the commits that were made before it; may be empty."""
-    said = error.suggestion.partition(": ")[0]
-    return said if _ALREADY_ON in said else ""
 
 
 async def _open_pull_request(

@@ -26,8 +26,7 @@ from asyncpush.pipeline.changes import (
     remaining_changes,
     split,
 )
-from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
-from asyncpush.pipeline.commit_series import commit_in_pull_request, commit_series, committed_before
+from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, committed_before, paths_added
 from asyncpush.pipeline.context import PushContext
 from asyncpush.pipeline.preflight import (
     check_branch,
@@ -432,11 +431,15 @@ class PushRun:
     ) -> Outcome:
         ctx, options = self._ctx, self._ctx.options
         if options.revision == DEFAULT_BRANCH and (in_series or options.create_pr):
+            from asyncpush.pipeline.commit_series import commit_in_pull_request
+
             return await commit_in_pull_request(
                 ctx, changes, wanted, head, load, size=commit_limits(options)
             )
         if in_series:
             ctx.warn(f"the commits appear on {options.revision} one by one")
+            from asyncpush.pipeline.commit_series import commit_series
+
             return await commit_series(
                 ctx,
                 changes=changes,

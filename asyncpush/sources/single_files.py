@@ -18,11 +18,11 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import PurePath
-from typing import NamedTuple
 
 from asyncpush.errors import SourceChangedError, SourceError, os_reason
+from asyncpush.lazy_dataclass import dataclass
 from asyncpush.models import FileIdentity, FileSource, PathSource
 from asyncpush.sources.byte_sources import Reader, changed, is_there, open_for_reading
 from asyncpush.sources.problem_report import ProblemReport
@@ -166,10 +166,11 @@ READINGS = 20
 _READ_SIZE = 1 << 20
 
 
-class Copy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Copy:
     """A copy of a file's bytes at one moment."""
 
-    content: bytes
+    content: bytes = field(repr=False)
 
 
 class _Overwritten(Exception):

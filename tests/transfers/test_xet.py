@@ -44,7 +44,7 @@ from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
 from asyncpush.transfers.xet import access, engine
-from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, XetTokens, settings
+from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, settings
 from asyncpush.transfers.xet.stalls import (
     WAIT_FOR_OTHERS,
     SharedProgress,
@@ -52,6 +52,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     unless_stalled,
 )
+from asyncpush.transfers.xet.store_access import XetTokens
 from asyncpush.transfers.xet.upload_commit import XetCommit, XetPositions
 from tests import event_recorder
 from tests.cancelling import cancel_promptly

@@ -20,7 +20,6 @@ from asyncpush.transfers.xet.access import (
     SMALL_FILE,
     SMALL_FILES_MEMORY,
     TINY_FILE,
-    XetAccess,
     XetFailedError,
     files_at_once,
     import_hf_xet,
@@ -35,6 +34,7 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     unless_stalled,
 )
+from asyncpush.transfers.xet.store_access import XetAccess
 from asyncpush.transfers.xet.upload_commit import (
     ProgressReports,
     XetCommit,

@@ -12,17 +12,13 @@ from asyncpush.errors import AsyncPushError, HubError, SourceChangedError
 from asyncpush.events import Emitter
 from asyncpush.models import FileSource, Receipt
 from asyncpush.options import TransferName, UploadConfig
-from asyncpush.protocol import xet
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.interface import TransferContext, TransferUnavailableError
-from asyncpush.transfers.xet.access import (
-    XetAccess,
-    XetTokens,
-    unavailable_reason,
-)
+from asyncpush.transfers.xet.access import unavailable_reason
 
 if TYPE_CHECKING:
     from asyncpush.transfers.xet.engine import XetEngine, XetUpload
+    from asyncpush.transfers.xet.store_access import XetAccess
 
 
 class XetFactory:
@@ -43,6 +39,10 @@ class XetFactory:
     async def open(self, ctx: TransferContext, group: TaskGroup) -> XetTransfer:
         if (reason := self.unavailable_reason()) is not None:
             raise TransferUnavailableError(reason)
+        # Imported here, since most pushes of small files open no transfer.
+        from asyncpush.protocol import xet
+        from asyncpush.transfers.xet.store_access import XetTokens
+
         options = ctx.options
         request = xet.write_token_request(ctx.repo, options.revision, create_pr=options.create_pr)
         try:
@@ -64,6 +64,7 @@ class XetFactory:
                 " HF_HUB_DISABLE_XET",
             )
         from asyncpush.protocol import buckets
+        from asyncpush.transfers.xet.store_access import XetTokens
 
         request = buckets.xet_token_request(ctx.repo, write=write)
         access = await XetTokens(ctx.session, ctx.events, request).access()
