@@ -14,29 +14,29 @@ One call uploads, commits, and returns when the Hub has shown every file as it w
 >>> result.files_uploaded, result.verified
 (('config.json',), True)
 
-What is there for what:
+What to use:
 
 Push            push_to_hub, or an Uploader for many pushes (Push, PushHandle)
-On the Hub      copy: from repo to repo, or within one, without the bytes
+On the Hub      copy: from repo to repo, or within one, without sending the bytes
 Buckets         sync: files to a bucket, verified (SyncOptions, SyncResult,
                 SyncHandle)
-From memory     Tensors: a state dict as a safetensors file, without a file
-Settings        PushOptions for one push, UploadConfig for all of a session
-What comes back UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
+From memory     Tensors: a state dict as a safetensors file, without a file on disk
+Settings        PushOptions for one push, UploadConfig for all pushes of a session
+Results         UploadResult, UploadProgress; PlannedFile (of a dry run), AuditReport
 Many machines   Receipt, receipts_to_json, receipts_from_json
 Blocking code   BackgroundUploader, PushTicket, SyncTicket, BackgroundCheckpoints,
                 BackgroundWatch
 Training runs   CheckpointPusher, CheckpointReport, CheckpointOutcome; CheckpointSet;
                 FolderWatch and WatchOutcome: a folder that is pushed as it changes
 Errors          AsyncPushError and its kinds:
-    yours       MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
-    the Hub's   HubError: AuthError, RepoNotFoundError, RateLimitedError,
+    your input  MissingTokenError, InvalidRepoIdError, SourceError, SourceChangedError
+    the Hub     HubError: AuthError, RepoNotFoundError, RateLimitedError,
                 RetriesExhaustedError, ProtocolError, CommitConflictError,
                 PullRequestClosedError
-    the bytes'  IntegrityError, VerificationError; SyncError with a SyncFailure for each file
-    a machine's WorkerLostError
+    the data    IntegrityError, VerificationError; SyncError with a SyncFailure for each file
+    machines    WorkerLostError
 
-Each has help of its own, such as help(asyncpush.PushOptions). `asyncpush --help` in a shell.
+Each has its own help, such as help(asyncpush.PushOptions). In a shell: `asyncpush --help`.
 """
 
 from typing import TYPE_CHECKING, Any

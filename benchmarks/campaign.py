@@ -1,4 +1,4 @@
-"""Running scenarios: rounds in turn (A B A B), each contender a fresh process on one core."""
+"""Runs scenarios: alternating rounds (A B A B), each contender in a new process on one core."""
 
 from __future__ import annotations
 

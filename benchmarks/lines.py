@@ -94,7 +94,7 @@ def _line(points: Sequence[tuple[float, float]], number: int) -> list[str]:
 
 
 def _mark(x: float, y: float, number: int) -> str:
-    """Shapes differ as colours do: lines may lie on each other, and not everybody sees colours."""
+    """Each colour has its own shape: lines may overlap, and some readers see no colours."""
     colour = _COLOURS[number % len(_COLOURS)]
     if number % 3 == 0:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'

@@ -1,4 +1,4 @@
-"""What the road between client and store is like, and the time that nobody can beat on it."""
+"""The simulated networks between client and store, and the shortest possible time on each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Network:
         latency: one round trip: waited once per connection and once per request.
         refuse_above: PUTs in flight above which the store answers 503.
         crawl_after: share of the bytes after which one connection crawls at `crawl_rate`.
-        tls: the store speaks TLS with a certificate that the clients are told to trust.
+        tls: the store uses TLS, with a certificate that the clients are set to trust.
     """
 
     per_connection: float | None = None

@@ -179,7 +179,7 @@ def judge(outcome: Outcome, target: Target) -> tuple[bool | None, str]:
     if value is None or (target.to and not known):
         return None, f"?  {name}: not measured"
     if known:
-        # A floor is the higher of its bounds, a field of rivals is beaten by its best.
+        # Of lower bounds the highest counts, of rivals the best.
         reference = max(known) if "ideal" in target.to else min(known)
         value = value - reference if target.minus else value / reference
     holds = (target.at_most is None or value <= target.at_most) and (
@@ -205,7 +205,7 @@ def _reference(outcome: Outcome, name: str, metric: str) -> float | None:
 
 
 def target_of(outcome: Outcome) -> str:
-    """Whose own CPU is the floor of its wall: the first contender is always ours."""
+    """The contender whose CPU time bounds its wall time: the first one is always ours."""
     return outcome.scenario.entries[0].label
 
 

@@ -69,7 +69,7 @@ class Scenario:
     targets: tuple[Target, ...] = ()
     store: Literal["sink", "disk", "s3", "xet"] = "sink"
     bandwidth: float | None = None
-    """What the contenders themselves were told to keep to, for the ideal time."""
+    """The limit that the contenders were given, for the ideal time."""
 
     def sized(self, *, quick: bool) -> Scenario:
         if not quick:

@@ -42,7 +42,7 @@ async def serve(settings: dict[str, Any]) -> None:
     async with AsyncExitStack() as stack:
 
         async def new_hub() -> str:
-            # What came by Xet is known to the hub for ever: only a new one has forgotten it.
+            # The hub keeps what was sent with Xet: only a new hub does not have it.
             await stack.aclose()
             shutil.rmtree(settings["root"], ignore_errors=True)
             hub = LocalHub(

@@ -1,4 +1,4 @@
-"""Push checkpoints from memory: no file is written, and training goes on while they are sent.
+"""Push checkpoints from memory: no file is written, and training continues while they are sent.
 
 HF_ENDPOINT=local python examples/from_memory.py me/model
 """
@@ -37,7 +37,7 @@ def main(repo_id: str) -> None:
                 ticket = bg.push(
                     repo_id, {"model.safetensors": tensors, "config.json": config}, options
                 )
-                tickets.append(ticket)  # it is being sent; training goes on
+                tickets.append(ticket)  # it is being sent; training continues
         for ticket in tickets:
             print(ticket.result().commit_url)  # a failed push raises here: none is lost silently
 

@@ -44,8 +44,9 @@ from asyncpush.options import OFFLINE_VARIABLES, default_cache_dir
     *arg.OUTPUT,
 )
 def demo(context: Context, output: Output, /, *, keep: Path | None) -> None:
-    """Show a whole push on this machine, without an account. Starts the embedded Hub, makes a small
-    model, pushes it by LFS and then, changed, by Xet, downloads it back and compares."""
+    """Show a whole push on this machine, without an account. It starts the embedded Hub, makes a
+    small model, pushes it with LFS and, with changes, with Xet, downloads it back and compares it.
+    """
     show(output, keep)
 
 
@@ -54,8 +55,8 @@ _TIMEOUT = 30.0  # seconds
 
 
 def show(output: Output, keep: Path | None) -> None:
-    """Make a small model in `keep` or a temporary folder, and push it to an embedded Hub: by LFS in
-    parts, then other weights by Xet, then those with one tensor changed."""
+    """Make a small model in `keep` or a temporary folder, and push it to an embedded Hub: in parts
+    with LFS, then other weights with Xet, then those with one tensor changed."""
     with ExitStack() as stack:
         from asyncpush.localhub import serve_in_thread  # needs the extra `hub`
 
@@ -145,8 +146,8 @@ def _summary(results: list[UploadResult], files: int, size: int, parts: int) -> 
             "repo": [changed.repo_url],
             "commit": [changed.commit_sha],
             "files": [f"{files}, {format_bytes(size)}"],
-            "by LFS": [f"{parts} parts, the ETag of each compared; {_pace(first)}"],
-            f"by {_ENGINES[_route(changed)]}": [
+            "with LFS": [f"{parts} parts, the ETag of each compared; {_pace(first)}"],
+            f"with {_ENGINES[_route(changed)]}": [
                 f"other weights: {_sent(other, size)}; {_pace(other)}",
                 f"one tensor of {len(TENSORS)} changed: {_sent(changed, size)}",
             ],
@@ -161,7 +162,7 @@ _ENGINES = {"xet": "Xet", "lfs": "LFS, again"}
 
 
 def _route(result: UploadResult) -> str:
-    """How the model was sent: by Xet, unless it is not available here."""
+    """How the model was sent: with Xet, unless it is not available here."""
     [route] = {each.route for each in result.receipts if each.path_in_repo == MODEL}
     return route
 

@@ -281,7 +281,7 @@ class Output:
         self.warn(f"warning: {done}{where}, but {problem}")
 
     def file_not_written(self, what: str, problem: str) -> None:
-        """A file that the user asked for is missing or not complete, and the work goes on or is
+        """A file that the user asked for is missing or not complete, and the work continues or is
         done. Warns, and makes the exit code 5 unless the command fails."""
         self.warn(f"warning: {problem}")
         self.unwritten.append(what)

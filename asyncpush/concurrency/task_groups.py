@@ -64,7 +64,7 @@ def stray_cancellations_are_errors() -> Iterator[None]:
         if is_cancelled():
             raise
         raise AsyncPushError(
-            "it was stopped by a CancelledError, though nobody cancelled it",
+            "stopped by a CancelledError, although this task was not cancelled",
             suggestion="find out which of your own tasks was cancelled while it was awaited here:"
             " in a source, a token callable or a listener",
         ) from exc

@@ -190,7 +190,7 @@ class Database:
             self.failure = f"{self.path}: {failure}"
             self._shut()
         logger.warning(
-            "the resume journal is off: %s; going on without it: after an interruption, files may"
+            "the resume journal is off: %s; continuing without it: after an interruption, files may"
             " have to be sent again",
             self.failure,
         )
@@ -254,7 +254,7 @@ def _execute_when_free(connection: sqlite3.Connection, statement: str) -> None:
 def _warn_of_wait() -> None:
     logger.warning(
         "another process keeps the resume journal locked: waiting up to %g s for it, then"
-        " going on without the journal",
+        " continuing without the journal",
         BUSY_TIMEOUT,
     )
 

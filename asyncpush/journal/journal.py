@@ -487,7 +487,7 @@ class Journal:
 
 
 def _warn_of_none(reason: str | None) -> None:
-    logger.warning("no resume journal: %s; going on without it", reason)
+    logger.warning("no resume journal: %s; continuing without it", reason)
 
 
 class NullJournal(Journal):

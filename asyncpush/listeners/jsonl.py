@@ -54,7 +54,7 @@ class JsonlWriter:
             self.error = exc
             self.close()
             logger.warning(
-                "events are no longer written to %s: %s (the upload goes on)", self.path, exc
+                "events are no longer written to %s: %s (the upload continues)", self.path, exc
             )
 
     def close(self) -> None:

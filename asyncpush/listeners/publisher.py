@@ -219,7 +219,7 @@ class ProgressPublisher:
         if self._reported:
             return
         self._reported = True
-        logger.warning("%s (the upload goes on)", message, exc_info=exc)
+        logger.warning("%s (the upload continues)", message, exc_info=exc)
 
 
 _LAST = frozenset({PushFinished, PushFailed})

@@ -206,7 +206,7 @@ class LocalHub:
     token is accepted, and only this machine is served; `users`, tokens by name, adds users who own
     what is under their name and what they created. Xet write tokens, valid for `xet_token_lifetime`
     seconds, are granted unless objects are kept in a `store` of yours; `xet=False` grants none.
-    What was uploaded by Xet is served in any case.
+    What was uploaded with Xet is served in any case.
 
     `log_in` gives out tokens that expire, after `token_lifetime` seconds, as `hf auth login` stores
     them. For trusted publishing, `trusted_publishers` maps a resource (`me/m`, `datasets/me/d`) to

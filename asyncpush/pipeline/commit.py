@@ -266,14 +266,18 @@ class Committer:
         """The commit, although it ended in `failure`. Raises the failure when this cannot be
         seen."""
 
+        unclear = self._lost is not None or _is_unanswered(failure)
+
         async def find() -> CommitAnswer | None:
             landed = await self._landed_or_shown(parent, changes)
-            return landed or await self._shown_on_branch(parent, changes)
+            if landed is None and unclear:
+                landed = await self._shown_on_branch(parent, changes)
+            return landed
 
         try:
             return await poll_for(find, self._lost)
         except HubError as looking:
-            if self._lost is not None or _is_unanswered(failure):
+            if unclear:
                 note = f"(could not check whether the commit was made: {looking.message})"
                 failure.add_note(note)
                 raise failure from looking

@@ -224,7 +224,7 @@ _NEXT = r'<([^<>]+)>\s*;[^<>,]*rel="?next"?'
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """A file on the Hub: `oid` is the sha256 of an LFS object, else the git blob sha1. `xet_hash`
-    is the Xet hash of an object that is stored by Xet, if the Hub gives it."""
+    is the Xet hash of an object that is stored with Xet, if the Hub gives it."""
 
     path: str
     size: int

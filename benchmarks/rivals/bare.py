@@ -1,9 +1,9 @@
-"""Bare aiohttp: the floor of whoever sends small objects through it.
+"""Bare aiohttp: the least that a client needs to send small objects through it.
 
 Batch, PUT, verify and commit as the near-ideal sender does, on one event loop: no retries, no
-journal, no progress, nothing looked at twice; files are read and hashed where they are wanted.
+journal, no progress, no verification; files are read and hashed in the event loop.
 
-With the option `checked`, the floor of whoever promises what asyncpush does: the branch's head and
+With the option `checked`, the least that a verified push needs: the branch's head and
 the upload modes are asked for, files are read and hashed in a thread (sha256 and MD5), each ETag is
 compared, the commit names its parent, and its files are looked up afterwards.
 """

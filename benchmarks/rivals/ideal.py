@@ -1,8 +1,8 @@
-"""The near-ideal sender: what this machine can do when nothing is asked but the bytes.
+"""The near-ideal sender: what this machine can do when only bytes are sent.
 
 Threads, blocking sockets, sha256 with the GIL released, `sendfile`, 16 connections. No retries, no
 journal, no progress, nothing verified. Options: connections; md5 (hash every part and compare its
-ETag: the floor of those who verify).
+ETag: the least that a client needs that verifies them).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A first push in a fresh process, as `program` runs it: by asyncpush, or by bare aiohttp.
 
-Bare aiohttp is the floor of a start: the same calls for one small file of an existing repo, no
-retries, nothing recorded, nothing looked at twice. With `anyio` it imports and uses the library
-that asyncpush's tasks are built on.
+Bare aiohttp shows the least that a start takes: the same calls for one small file of an existing
+repo, no retries, no journal, no verification. With `anyio` it imports and uses the library that
+asyncpush's tasks are built on.
 """
 
 from __future__ import annotations

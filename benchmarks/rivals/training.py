@@ -10,7 +10,7 @@ the machine change little, as wall time would:
 * `step_cpu_slowdown`: the CPU time of a step. It grows with every switch between threads, and where
   the push takes the processor's caches.
 * `step_idle`: the time in which the core had nothing to do although a step was under way. The step
-  waited for the interpreter's lock, and whoever held it waited for something else.
+  waited for the interpreter's lock while its holder waited for something else.
 
 `step_blocked` is not judged: how long a step waited for anything but the core, which is the lock
 above all. The push computes meanwhile, unless other processes take the core from it.

@@ -23,7 +23,7 @@ def test_the_whole_job_twice(cli: Cli, tmp_path: Path) -> None:
     assert ran.code == 0
     output = [re.split(" {2,}", line, maxsplit=1) for line in ran.out.splitlines()[:8]]
     names, texts = zip(*output, strict=True)
-    assert names == ("repo", "commit", "files", "by LFS", "by Xet", "", "verified", "read back")
+    assert names == ("repo", "commit", "files", "with LFS", "with Xet", "", "verified", "read back")
     assert texts[0].endswith("/demo/tiny-model")
     assert len(texts[1]) == 40
     assert texts[2] == "3, 22.0 MB"
@@ -103,5 +103,5 @@ def test_the_demo_needs_no_network_and_no_xet(cli: Cli, monkeypatch: pytest.Monk
     monkeypatch.setitem(demo.TENSORS, "embed_tokens.weight", (64, 512))
     ran = cli("demo", "--quiet")
     assert ran.code == 0
-    assert "by LFS, again" in ran.out
-    assert "by Xet" not in ran.out
+    assert "with LFS, again" in ran.out
+    assert "with Xet" not in ran.out

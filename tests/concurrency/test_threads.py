@@ -332,7 +332,7 @@ async def test_only_work_without_a_thread_fails(
         assert lane.held == 0
 
 
-async def test_any_number_of_hash_workers_takes_no_memory_to_speak_of() -> None:
+async def test_many_hash_workers_take_little_memory() -> None:
     with ExitStack() as stack:
         threads = SessionThreads(stack, hash_workers=10**30).for_push()
         assert await in_thread(threads.hash, lambda: 5) == 5

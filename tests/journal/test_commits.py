@@ -56,7 +56,7 @@ def test_pushes_of_one_content_have_a_record_each(tmp_path: Path, clock: FakeClo
             claim.release()
 
 
-def test_the_record_of_a_push_that_has_ended_is_taken_once(journal: Journal) -> None:
+def test_the_record_of_an_ended_push_is_taken_once(journal: Journal) -> None:
     journal.begin_commit(SCOPE, make_commit(push_id="lost"))
     taken, claim = journal.take_commit(SCOPE, make_commit(push_id="second"))
     also_taken, _ = journal.take_commit(SCOPE, make_commit(push_id="third"))

@@ -175,7 +175,7 @@ async def test_a_dry_run_names_what_it_is_of(
     assert caplog.records[-1].getMessage().startswith(f"{would} 2 files")
 
 
-def test_a_timeline_of_several_operations_calls_none_of_them_a_push() -> None:
+def test_a_timeline_of_several_operations_mentions_no_push() -> None:
     builder = Builder()
     operations: tuple[Operation, ...] = ("push", "sync")
     for number, operation in enumerate(operations):

@@ -205,7 +205,7 @@ class TestFailingCallback:
             stage.emit(planned(1, 1000), PhaseChanged("uploading"), finished())
         assert len(calls) == 3
         assert [entry.getMessage() for entry in caplog.records] == [
-            "the progress callback failed: RuntimeError('broken dashboard') (the upload goes on)"
+            "the progress callback failed: RuntimeError('broken dashboard') (the upload continues)"
         ]
         assert caplog.records[0].exc_info is not None
 

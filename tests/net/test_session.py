@@ -241,7 +241,7 @@ async def test_upload_retry_on_network_error(
     assert [failure.status for failure in recorded.of(RequestFailed)] == [None, None, None]
 
 
-async def test_a_server_that_answers_once_on_each_connection_is_asked_again_on_another(
+async def test_a_post_is_sent_again_on_a_new_connection(
     recorded: EventRecorder,
 ) -> None:
     """It does not say so: each look for what a POST has done leaves a connection that seems to be

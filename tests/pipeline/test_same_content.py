@@ -59,7 +59,7 @@ async def check_pull_request(hub: LocalHub, result: UploadResult) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_each_push_has_its_own_pull_request_though_an_answer_is_lost(
+async def test_after_a_lost_answer_each_push_has_its_pull_request(
     way: str,
     hub: LocalHub,
     config: UploadConfig,
@@ -124,7 +124,7 @@ async def test_the_record_of_a_failed_push_outlives_that_of_another(
         await check_pull_request(hub, result)
 
 
-async def test_two_series_to_the_main_branch_do_not_share_a_pull_request(
+async def test_two_series_to_main_share_no_pull_request(
     hub: LocalHub,
     config: UploadConfig,
     faults: FaultLayer,

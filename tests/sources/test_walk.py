@@ -493,7 +493,7 @@ def test_an_empty_folder_alone_is_a_problem(
     assert deleting.report.notices == (f"folder '{empty}' contains no files",)
 
 
-def test_a_folder_without_files_to_push_names_what_is_never_pushed(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_push_says_what_is_excluded(tmp_path: Path) -> None:
     fill(tmp_path, ".git/config", "sub/__pycache__/a.pyc")
 
     assert problems(tmp_path) == (

@@ -1303,7 +1303,7 @@ def test_an_upload_waits_longer_while_others_progress() -> None:
     assert watch.left() == 0
 
 
-def test_time_in_which_the_event_loop_does_not_run_is_not_a_stall_of_others(
+def test_a_blocked_event_loop_does_not_stall_other_uploads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Neither of two uploads that wait for a third one counts the time of the other."""

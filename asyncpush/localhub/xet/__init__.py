@@ -1,4 +1,4 @@
-"""Objects that are uploaded by Xet: chunks packed in xorbs, files described in shards, and the API
+"""Objects uploaded with Xet: chunks packed in xorbs, files described in shards, and the API
 (Xet's CAS) through which clients send and read both."""
 
 from __future__ import annotations

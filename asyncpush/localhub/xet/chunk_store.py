@@ -64,7 +64,7 @@ class Known:
 
 
 class XetStore:
-    """Objects that were uploaded by Xet. Blocks: call it in threads. `root` need not exist."""
+    """Objects that were uploaded with Xet. Blocks: call it in threads. `root` need not exist."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

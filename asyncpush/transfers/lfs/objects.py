@@ -1,4 +1,4 @@
-"""Stores one object by LFS: actions, parts, completion, verify, and then the receipt.
+"""Stores one object with LFS: actions, parts, completion, verify, and then the receipt.
 
 The smallest unit is retried: a part before its object, an object before the push. An upload whose
 URLs no longer work (expired, refused, or completed by a call whose answer was lost) is replaced by

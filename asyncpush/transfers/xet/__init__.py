@@ -1,4 +1,4 @@
-"""Stores files by Xet: hf_xet splits them into chunks and sends those that the store does not have.
+"""Stores files with Xet: hf_xet splits them into chunks and sends those that the store lacks.
 
 hf_xet works in its own threads, in Rust. Its calls block, so they run in our threads; its callbacks
 arrive on its threads, and are passed to the event loop. Each push has its own upload commit: all

@@ -56,7 +56,7 @@ LASTING = 900
 """A token that is valid for so many seconds is expected to outlast a brief upload."""
 
 
-TURNS = 8
+COMMITS_AT_ONCE = 8
 """How many upload commits are opened or finished at the same time, or twice as many as xorbs that
 hf_xet sends at once, if that is more. The others wait here rather than in hf_xet, where waiting
 could not be distinguished from a stall."""
@@ -72,7 +72,7 @@ class XetEngine:
         self._streams = asyncio.Semaphore(streams_at_once(config))
         self._large_files = asyncio.Semaphore(files_at_once(config))
         self._small_files = Room(SMALL_FILES_MEMORY)
-        self._turns = asyncio.Semaphore(max(TURNS, 2 * xorbs_at_once(config)))
+        self._commit_slots = asyncio.Semaphore(max(COMMITS_AT_ONCE, 2 * xorbs_at_once(config)))
         self._progress = SharedProgress()
         self._bandwidth = Bandwidth(config.max_bandwidth, burst=READ_BURST)
         self._memory = XetMemory(xorbs_at_once(config))
@@ -101,7 +101,7 @@ class XetEngine:
                 access, on_progress, attempt, with_sha256=with_sha256, refreshed=refreshed
             )
 
-        async with self._turns:
+        async with self._commit_slots:
             commit = await open_commit(access, 1)
         self._memory.begin(alone=not any(upload.in_progress for upload in self._uploads))
         upload = XetUpload(
@@ -113,7 +113,7 @@ class XetEngine:
             streams=self._streams,
             large_files=self._large_files,
             small_files=self._small_files,
-            turns=self._turns,
+            commit_slots=self._commit_slots,
             bandwidth=self._bandwidth,
         )
         self._uploads.add(upload)
@@ -267,7 +267,7 @@ class XetUpload:
     often it is started again.
 
     hf_xet reads small files itself. Large ones we read, and pass on what there is room for. All
-    uploads of an `Uploader` share `streams`, `large_files` and `turns`, which limit how many
+    uploads of an `Uploader` share `streams`, `large_files` and `commit_slots`, which limit how many
     streams are sent as they arrive, how many large files are read and how many uploads are finished
     at the same time, and `bandwidth`. With a limited bandwidth, we read every file at that rate.
     """
@@ -283,7 +283,7 @@ class XetUpload:
         streams: asyncio.Semaphore,
         large_files: asyncio.Semaphore,
         small_files: Room,
-        turns: asyncio.Semaphore,
+        commit_slots: asyncio.Semaphore,
         bandwidth: Bandwidth,
     ) -> None:
         self._commit = commit
@@ -297,7 +297,7 @@ class XetUpload:
         self._streams = streams
         self._large_files = large_files
         self._small_files = small_files
-        self._turns = turns
+        self._commit_slots = commit_slots
         self._bandwidth = bandwidth
         self._failed: XetFailedError | None = None
         """Why a file that was started was not stored."""
@@ -439,7 +439,7 @@ class XetUpload:
         there, by path in the repo.
         """
         found: dict[str, SourceChangedError] = {}
-        async with self._turns:
+        async with self._commit_slots:
             report = await self._stored(found if changed is not None else None)
         self._bytes_stored = report.dedup_metrics.total_bytes_uploaded
         self._spent = True
