@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from asyncpush.concurrency.threads import (
     each_in_thread,
@@ -236,8 +236,12 @@ class Committer:
         self._sent = True
         try:
             return await self._post(parent, changes, attempt, pause)
-        except CommitConflictError:
-            landed = await self._landed_as_far_as_known(parent, changes)
+        except CommitConflictError as exc:
+            # With a pinned parent, nothing is looked at after this.
+            if self._pinned is not None and self._lost is not None:
+                landed = await self._find(parent, changes, exc)
+            else:
+                landed = await self._landed_as_far_as_known(parent, changes)
             if landed is not None:
                 return landed
             raise
@@ -262,14 +266,18 @@ class Committer:
         """The commit, although it ended in `failure`. Raises the failure when this cannot be
         seen."""
 
+        unclear = self._lost is not None or _is_unanswered(failure)
+
         async def find() -> CommitAnswer | None:
             landed = await self._landed_or_shown(parent, changes)
-            return landed or await self._shown_on_branch(parent, changes)
+            if landed is None and unclear:
+                landed = await self._shown_on_branch(parent, changes)
+            return landed
 
         try:
             return await poll_for(find, self._lost)
         except HubError as looking:
-            if self._lost is not None or _is_unanswered(failure):
+            if unclear:
                 note = f"(could not check whether the commit was made: {looking.message})"
                 failure.add_note(note)
                 raise failure from looking
@@ -464,6 +472,34 @@ async def poll_for(find: Callable[[], Awaitable[T | None]], failure: HubError | 
     return found
 
 
+class LostAnswers(Generic[T]):
+    """Finds out, by `find`, what a request has done although answers to it were lost."""
+
+    def __init__(self, find: Callable[[], Awaitable[T | None]]) -> None:
+        self._find = find
+        self.latest: HubError | None = None
+        """The latest failure after which the Hub may still be working."""
+
+    async def before_retry(self, failure: HubError) -> T | None:
+        """For requests that may be repeated at once."""
+        self._note(failure)
+        return await self._find()
+
+    async def before_second(self, failure: HubError) -> T | None:
+        """For requests that take effect twice when they are repeated: waits for the Hub's work."""
+        self._note(failure)
+        return await poll_for(self._find, failure)
+
+    async def at_last(self, failure: HubError) -> T | None:
+        """When no attempt follows: waits for whichever attempt the Hub may still be working on."""
+        self._note(failure)
+        return await poll_for(self._find, self.latest)
+
+    def _note(self, failure: HubError) -> None:
+        if may_still_land(failure):
+            self.latest = failure
+
+
 async def landed_commit(
     ctx: PushContext, revision: str, push_id: str, *, since: str | None
 ) -> CommitAnswer | None:
@@ -489,9 +525,13 @@ async def landed_in_pull_request(ctx: PushContext, push_id: str) -> CommitAnswer
     return None
 
 
-async def opened_pull_request(ctx: PushContext, push_id: str) -> int | None:
+async def opened_pull_request(
+    ctx: PushContext, push_id: str, *, other_than: int | None = None
+) -> int | None:
     """The number of the pull request whose own description contains the push's id."""
     for number in await _open_pull_requests(ctx):
+        if number == other_than:
+            continue
         if commits.has_trailer((await pull_request(ctx, number)).description, push_id):
             return number
     return None

@@ -20,11 +20,11 @@ from asyncpush.pipeline.changes import DEFAULT_BRANCH, CommitLimits, remaining_c
 from asyncpush.pipeline.commit import (
     Committer,
     LoadContent,
+    LostAnswers,
     Outcome,
     is_final,
     opened_pull_request,
     paths_added,
-    poll_for,
     pull_request,
     remembered,
 )
@@ -56,7 +56,11 @@ async def commit_in_pull_request(
     async with remembered(ctx, changes) as pending:
         begun_before = pending.push_id != ctx.push_id
         again = ctx.pull_request is not None
-        number = ctx.pull_request or await _open_pull_request(ctx, pending.push_id, changes)
+        answer_lost = begun_before
+        number = ctx.pull_request
+        if number is None:
+            number, lost = await _open_pull_request(ctx, pending.push_id, changes)
+            answer_lost = answer_lost or lost
         ctx.pull_request = number
         ref, url = f"refs/pr/{number}", ctx.pull_request_url(number)
         try:
@@ -94,11 +98,13 @@ async def commit_in_pull_request(
             raise
         if create_pr:
             await _make_ready(ctx, number)
-            return replace(outcome, pr_url=url)
-        merged = await _merge(ctx, number, url, outcome)
-        return replace(
-            outcome, commit_sha=merged, commit_url=ctx.commit_url(merged), pr_url=url, ours=True
-        )
+        else:
+            merged = await _merge(ctx, number, url, outcome)
+            page = ctx.commit_url(merged)
+            outcome = replace(outcome, commit_sha=merged, commit_url=page, ours=True)
+        if answer_lost:
+            await _close_duplicates(ctx, pending.push_id, number)
+        return replace(outcome, pr_url=url)
 
 
 async def commit_series(
@@ -171,31 +177,49 @@ def committed_before(error: HubError) -> str:
     return said if _ALREADY_ON in said else ""
 
 
-async def _open_pull_request(ctx: PushContext, push_id: str, changes: Sequence[Change]) -> int:
-    """The pull request of this push: the one it opened before, or a new one. Opening is not simply
-    repeated: after a lost answer the open ones are searched for the push's id, so that there are
-    never two."""
+async def _open_pull_request(
+    ctx: PushContext, push_id: str, changes: Sequence[Change]
+) -> tuple[int, bool]:
+    """The pull request of this push, and whether an answer was lost while it was opened. It is the
+    one that the push opened before, or a new one. Opening is not simply repeated: after a lost
+    answer the open ones are searched for the push's id."""
     begun_before = push_id != ctx.push_id
     if begun_before and (found := await opened_pull_request(ctx, push_id)) is not None:
-        return found
+        return found, False
     description = commits.with_trailer(ctx.options.commit_description, push_id)
-
-    async def find() -> int | None:
-        return await opened_pull_request(ctx, push_id)
-
+    lost = LostAnswers(lambda: opened_pull_request(ctx, push_id))
     try:
         number = await ctx.session.ask(
             repos.open_pull_request_request(ctx.repo, title(ctx, changes), description),
             repos.parse_pull_request_number,
             ctx.events,
-            reconcile=lambda failure: poll_for(find, failure),
+            reconcile=lost.before_second,
         )
         ctx.session.created.note(ctx.repo, f"refs/pr/{number}")
-        return number
     except HubError as exc:
-        if (found := await poll_for(find, exc)) is not None:
-            return found
-        raise
+        found = await lost.at_last(exc)
+        if found is None:
+            raise
+        number = found
+    return number, lost.latest is not None
+
+
+async def _close_duplicates(ctx: PushContext, push_id: str, number: int) -> None:
+    """Close the pull requests that earlier attempts opened after all, too late to be found before
+    pull request `number` was chosen. Nothing was committed to them."""
+    page = ""
+    try:
+        for _ in range(ctx.config.max_retries):
+            other = await opened_pull_request(ctx, push_id, other_than=number)
+            if other is None:
+                break
+            page = f" at {ctx.pull_request_url(other)}"
+            request = repos.close_request(ctx.repo, other)
+            await ctx.session.ask(request, lambda response: None, ctx.events)
+    except HubError as exc:
+        ctx.warn(
+            f"an empty pull request may be left{page}, since an answer was lost: {exc.message}"
+        )
 
 
 async def _close(ctx: PushContext, number: int) -> None:
@@ -222,15 +246,22 @@ async def _opened(ctx: PushContext, number: int) -> repos.PullRequest:
     pull = await pull_request(ctx, number)
     if pull.status != "draft":
         return pull
+
+    async def find() -> repos.PullRequest | None:
+        pull = await pull_request(ctx, number)
+        return None if pull.status == "draft" else pull
+
+    lost = LostAnswers(find)
+    request = repos.ready_request(ctx.repo, number)
     try:
-        request = repos.ready_request(ctx.repo, number)
-        await ctx.session.ask(request, lambda response: None, ctx.events)
-    except HubError:
-        with suppress(HubError):  # the first failure is more useful
-            pull = await pull_request(ctx, number)
-        if pull.status == "draft":
-            raise
-    return pull
+        return await ctx.session.ask(
+            request, lambda response: pull, ctx.events, reconcile=lost.before_retry
+        )
+    except HubError as exc:
+        with suppress(HubError):  # the user needs the failure of the request itself
+            if (opened := await lost.at_last(exc)) is not None:
+                return opened
+        raise
 
 
 async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> str:
@@ -242,13 +273,16 @@ async def _merge(ctx: PushContext, number: int, url: str, outcome: Outcome) -> s
         pull = await pull_request(ctx, number)
         return pull if pull.status == "merged" else None
 
+    lost = LostAnswers(find)
     try:
         if pull.status != "merged":
             request = repos.merge_request(ctx.repo, number)
-            await ctx.session.ask(request, lambda response: None, ctx.events)
+            await ctx.session.ask(
+                request, lambda response: pull, ctx.events, reconcile=lost.before_retry
+            )
     except HubError as exc:
         try:
-            landed = await poll_for(find, exc)
+            landed = await lost.at_last(exc)
         except HubError:
             raise exc.with_(
                 suggestion=f"it is not known whether {url} was merged: check that page, then try"

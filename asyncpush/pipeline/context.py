@@ -46,6 +46,10 @@ class PushContext:
     """The number of the pull request that this push has opened."""
     repo_created: bool = False
     """Whether this push has created the repo."""
+    files_there: bool = False
+    """Whether the branch is known to have some of the push's files."""
+    oids_reported: bool = False
+    """Whether preupload has named the content of a file in the repo. Some Hubs never do."""
     describe_failure: Callable[[BaseException], BaseException] = lambda error: error
     """The error to raise for one that has ended this push, also for its timeout: whoever changes
     the Hub in several steps says here how far it got."""

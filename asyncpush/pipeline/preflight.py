@@ -604,6 +604,7 @@ async def _conflicts(
 
     above, files = await in_thread_if_many(ctx.threads, paths, to_ask)
     kinds = await path_kinds(ctx, revision, [*above, *files], expected=expected)
+    ctx.files_there = any(kinds.get(path) == "file" for path in files)
     in_the_way = [path for path in above if kinds.get(path) == "file"]
     return in_the_way, [path for path in files if kinds.get(path) == "directory"]
 

@@ -23,6 +23,7 @@ from asyncpush.pipeline.changes import (
     deletions,
     in_order,
     packed,
+    remaining_changes,
     split,
 )
 from asyncpush.pipeline.commit import Committer, LoadContent, Outcome, paths_added
@@ -106,6 +107,12 @@ class PushRun:
 
         async def commit_once() -> Outcome:
             changes, wanted = await self._changes(stored, deleted)
+            if changes and ctx.files_there and not ctx.oids_reported:
+                # This Hub does not say what is unchanged, and may commit it again.
+                changes = await remaining_changes(ctx, changes, head)
+                if not changes:
+                    check_parent(ctx, head)
+                    return Outcome(head, ctx.commit_url(head), ours=False, added=frozenset())
             return await self._commit(changes, wanted, head, load)
 
         async def commit() -> Outcome:

@@ -345,13 +345,15 @@ async def ask_modes(
         create_pr=ctx.options.create_pr if create_pr is None else create_pr,
         gitignore=gitignore,
     )
-    return await ctx.session.ask(
+    modes = await ctx.session.ask(
         request,
         lambda response: commits.parse_preupload(response, files),
         ctx.events,
         describe=lambda modes: _describe(modes, files),
         expected=expected,
     )
+    ctx.oids_reported = ctx.oids_reported or any(mode.oid for mode in modes.values())
+    return modes
 
 
 def _describe(modes: Mapping[str, UploadMode], files: Sequence[FileSource]) -> dict[str, object]:

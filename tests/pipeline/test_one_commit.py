@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +30,11 @@ from asyncpush import (
     UploadConfig,
     Uploader,
     VerificationError,
+    push_to_hub,
 )
 from asyncpush.events import Committed, Emitter, RequestFailed, RequestStarted
 from asyncpush.localhub import LocalHub
+from asyncpush.pipeline import preflight
 from tests.conftest import TOKEN, open_hub
 from tests.event_recorder import EventRecorder
 from tests.faults import KINDS, REFUSALS, FaultLayer, with_body
@@ -323,11 +325,17 @@ async def test_an_answer_with_the_old_head_is_no_commit(
 
 @pytest.mark.parametrize("rest", ["", "0" * 24], ids=["its id", "its whole id"])
 async def test_unreported_unchanged_files_count_as_unchanged(
-    rest: str, tmp_path: Path, config: UploadConfig, faults: FaultLayer
+    rest: str,
+    tmp_path: Path,
+    config: UploadConfig,
+    faults: FaultLayer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It answers a commit that changes nothing with the head as it is (KohakuHub: with 64
+    """Of more files than are looked up first, the Hub alone knows that they are unchanged. It
+    answers a commit that changes nothing with the head as it is (KohakuHub: with 64
     characters of its id, where a look at the branch shows 40)."""
     first = ""
+    monkeypatch.setattr(preflight, "PATHS_ASKED", 0)
 
     @web.middleware
     async def forgetful(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -351,6 +359,35 @@ async def test_unreported_unchanged_files_count_as_unchanged(
     assert (result.commit_sha, result.files_uploaded) == (first, ())
     assert result.files_unchanged == ("a.txt",)
     assert any("no commit was made" in warning for warning in result.warnings)
+
+
+async def test_unreported_unchanged_files_are_not_committed_again(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """A Hub whose preupload never names what the repo has, and that makes empty commits."""
+
+    @web.middleware
+    async def forgetful(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        if request.match_info.route.name == "preupload" and answer.status == 200:
+            assert isinstance(answer, web.Response)
+            files = orjson.loads(answer.body)["files"]  # type: ignore[arg-type]
+            return web.json_response({"files": [{**file, "oid": None} for file in files]})
+        return answer
+
+    files = {"a.txt": b"1", "b.bin": b"\0b"}
+    async with (
+        open_hub(tmp_path, faults, forgetful) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = await uploader.push_to_hub("me/m", files)
+        again = await uploader.push_to_hub("me/m", files)
+        assert (again.commit_sha, again.files_uploaded) == (first.commit_sha, ())
+        assert again.files_unchanged == ("a.txt", "b.bin")
+        assert faults.seen["commit"] == 1
+        changed = await uploader.push_to_hub("me/m", {**files, "b.bin": b"\0c", "c.txt": b"3"})
+        assert sorted(changed.files_uploaded) == ["b.bin", "c.txt"]
+        assert changed.files_unchanged == ("a.txt",)
 
 
 @pytest.mark.parametrize(
@@ -467,6 +504,54 @@ async def test_a_refusal_after_a_lost_answer_does_not_hide_it(
         result = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
     assert result.files_uploaded == ("a.txt",)
     assert result.commit_sha == await head_of(hub, "me/m")
+
+
+async def test_a_file_that_changes_after_a_lost_answer_hides_no_commit(
+    hub: LocalHub,
+    config: UploadConfig,
+    faults: FaultLayer,
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first attempt lands late. The second one cannot be sent: the file is gone."""
+    folder = write({"a.txt": b"1" * 1000})
+    landing = LandingLate(faults, "commits", after=3)
+
+    async def lose(layer: FaultLayer, request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await landing(layer, request, handler)
+        (folder / "a.txt").unlink()
+        return answer
+
+    monkeypatch.setitem(KINDS, "lands late, file lost", lose)
+    faults.add("commit", "lands late, file lost")
+    async with Uploader(TOKEN, hub.url, replace(config, max_retries=1)) as uploader:
+        result = await uploader.push_to_hub("me/m", folder, PushOptions(on_change="error"))
+    assert result.commit_sha == await head_of(hub, "me/m")
+    assert (await download(hub, "me/m"))["a.txt"] == b"1" * 1000
+
+
+async def test_an_equal_commit_of_others_does_not_hide_a_refusal(
+    hub: LocalHub,
+    uploader: Uploader,
+    config: UploadConfig,
+    faults: FaultLayer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = {"a.txt": b"2"}
+    await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+    other = replace(config, cache_dir=tmp_path / "other")
+
+    async def lose(layer: FaultLayer, request: web.Request, handler: Handler) -> web.StreamResponse:
+        await request.read()
+        faults.rules.clear()
+        await push_to_hub("me/m", files, token=TOKEN, endpoint=hub.url, config=other)
+        return web.json_response({"error": "no"}, status=403)
+
+    monkeypatch.setitem(KINDS, "others come first, then 403", lose)
+    faults.add("commit", "others come first, then 403", nth=2)
+    with pytest.raises(AuthError, match="no"):
+        await uploader.push_to_hub("me/m", files)
 
 
 async def test_a_refused_commit_is_reported_as_refused(
@@ -764,6 +849,41 @@ async def test_a_lost_answer_to_a_pinned_commit_is_a_success(
     result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
     assert result.commit_sha == await head_of(hub, "me/m")
     assert len(await commits_of(hub, "me/m")) == 3
+
+
+async def test_a_pinned_commit_that_is_shown_late_is_a_success(
+    tmp_path: Path, config: UploadConfig, faults: FaultLayer
+) -> None:
+    """The answer is lost, and the second attempt refused because of the first, which the Hub does
+    not show yet."""
+    old: dict[str, bytes] = {}
+    looks = 4
+
+    @web.middleware
+    async def late(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal looks
+        answer = await handler(request)
+        name = request.match_info.route.name or ""
+        if name not in ("revision", "commits") or not isinstance(answer, web.Response):
+            return answer
+        if faults.seen["commit"] < 2:
+            old[name] = bytes(answer.body)  # type: ignore[arg-type]
+            return answer
+        looks -= name == "commits"
+        if looks <= 0:
+            return answer
+        return web.Response(body=old.get(name, b"[]"), content_type="application/json")
+
+    async with (
+        open_hub(tmp_path, faults, late) as hub,
+        Uploader(TOKEN, hub.url, config) as uploader,
+    ):
+        first = await uploader.push_to_hub("me/m", {"a.txt": b"1"})
+        faults.add("commit", "done, then 504", nth=2)
+        options = PushOptions(parent_commit=first.commit_sha)
+        result = await uploader.push_to_hub("me/m", {"a.txt": b"2"}, options)
+        assert result.commit_sha == await head_of(hub, "me/m")
+        assert len(await commits_of(hub, "me/m")) == 3
 
 
 async def test_a_pinned_parent_is_checked_even_when_nothing_changed(uploader: Uploader) -> None:
