@@ -150,13 +150,17 @@ class UploadConfig:
             64 MiB, for each 32 MiB (two at least). Near its limit it sends fewer: where the network
             is fast and the store answers late, twice the memory may be twice as fast.
         hash_workers: threads for hashing; by default, one for each CPU, four at most.
-        max_bandwidth: bytes per second sent to the store, or None for no limit. With Xet it limits
-            reading: the average of a push stays below it, but hf_xet sends up to 64 MiB at a time,
-            and files that the store has already are read at the same rate.
+        max_bandwidth: bytes per second sent to the store, or None for no limit. It is the average
+            from the first byte that an `Uploader` sends; after a pause, up to 50 ms of it are made
+            up for. With Xet it limits reading (half a second is made up for): hf_xet then sends up
+            to 64 MiB at a time, and files that the store has already are read at the same rate.
+            LFS and Xet are limited separately, and so is each process.
         transfer: what stores large files: "lfs", "xet" (hf-xet), or "auto". "auto" uses Xet when
             hf_xet is installed, HF_HUB_DISABLE_XET is unset and the Hub grants a token, else LFS.
             When Xet fails, LFS is used instead, with a warning in the result. LFS sends identical
-            new files once; Xet sends each of them, unless the store has it already.
+            new files once; Xet sends each of them, unless the store has it already. Syncs of an
+            `Uploader` that send the same large files at once send them once; pushes by Xet do not:
+            to publish one file in many repos, push it to one of them first.
         verify_etag: compare each part's ETag with the MD5 of the bytes sent.
         trust_mtime: take the hash of a file from the journal when its size, mtime, ctime and inode
             are the same as when it was hashed, a minute or more after its last change. This does

@@ -47,6 +47,7 @@ _URL = (
     r"(?i)(?P<scheme>https?:\\?/\\?/)(?P<host>[^\s\"'<>\\/?#]*)(?P<path>[^\s\"'<>?#]*)"
     rf"(?P<rest>(?:\?{HIDDEN})?[^\s\"'<>]*)"  # a text may be redacted twice
 )
+_WORD = r"[^\s\"'<>]+"
 _USERINFO = r"(:\\?/\\?/)[^\\/]*@"
 _USERINFO_OF_ANY = r"//[^/@]*@"
 # The Hub's tokens, and JWTs: OAuth tokens contain one, and Xet's tokens are JWTs.
@@ -147,6 +148,8 @@ def redact_text(text: str, *secrets: str) -> str:
         if len(secret) >= _SHORTEST_SECRET:
             text = _without_cut_off(text.replace(secret, HIDDEN), secret)
     text = re.sub(_URL, _bare_url, text)
+    if "?" in text:
+        text = re.sub(_WORD, _without_query, text)
     text = re.sub(_BEARER, rf"\1 {HIDDEN}", text)
     return re.sub(_CUT_TOKEN, HIDDEN, re.sub(_TOKEN, HIDDEN, _without_values(text)))
 
@@ -195,6 +198,14 @@ def _bare_url(match: re.Match[str]) -> str:
     host = match["host"].rpartition("@")[2]
     path = re.sub(_USERINFO, r"\1", match["path"])  # a URL within the URL
     return f"{match['scheme']}{host}{path}{f'?{HIDDEN}' if match['rest'] else ''}"
+
+
+def _without_query(match: re.Match[str]) -> str:
+    """The same without scheme and host: a relative redirect, or a server that repeats what it was
+    asked for."""
+    path, _, query = match[0].partition("?")
+    is_path = path.lstrip("([{,;:\\").startswith("/")
+    return f"{path}?{HIDDEN}" if is_path and query else match[0]
 
 
 def _without_values(text: str) -> str:

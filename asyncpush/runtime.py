@@ -84,6 +84,7 @@ from asyncpush.pipeline.hashing import KEPT_SHARE, Hasher
 from asyncpush.pipeline.preflight import check_parent_early
 from asyncpush.pipeline.push import PushRun
 from asyncpush.pipeline.routing import SURELY_LFS
+from asyncpush.pipeline.shared_content import SharedContent
 from asyncpush.protocol import urls
 from asyncpush.protocol.addresses import Address
 from asyncpush.protocol.http import HubRequest, HubResponse
@@ -162,6 +163,7 @@ class Runtime:
             memory=config.max_memory // KEPT_SHARE,
         )
         self._cache_memory = CacheMemory(config.max_memory // CACHE_SHARE)
+        self._sending = SharedContent()
         self._transfers = open_transfers(config)
         self._sender: PartSender | None = None
         self._counting: asyncio.Task[None] | None = None
@@ -449,6 +451,7 @@ class Runtime:
             events=events,
             slots=FairSlots(self._slots, most=_files_affordable()),
             contents=ContentCache(self._cache_memory),
+            sending=self._sending,
         )
 
     def _commit_lock(self, repo: Repo, revision: str) -> asyncio.Lock:

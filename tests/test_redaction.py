@@ -73,6 +73,14 @@ def test_a_presigned_url_in_a_text_loses_its_secrets(
         assert secret not in shown
 
 
+@pytest.mark.parametrize("around", SURROUNDINGS.values(), ids=SURROUNDINGS.keys())
+def test_a_path_in_a_text_loses_its_query(around: str) -> None:
+    text = around.format("/k/part-1?any=5ec7e7&b")
+    if not text.startswith(("x", "https")):  # glued to other text, it is no path
+        assert "5ec7e7" not in redact_text(text)
+    assert "/k/part-1" in redact_text(text)
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

@@ -65,8 +65,11 @@ def run(work: Callable[[], Coroutine[Any, Any, T]], *, untouched: str = "") -> T
             if received:  # a second one that came before this ran
                 return
             received.append(signum)
-            ignore_signals_again()
-            signal.signal(signal.SIGINT, hurry)
+            try:
+                ignore_signals_again()
+                signal.signal(signal.SIGINT, hurry)
+            except KeyboardInterrupt:  # a second one, between the two handlers
+                hurry(signal.SIGINT, None)
             task.cancel()
 
         def stop_soon(signum: int, frame: object) -> None:

@@ -17,6 +17,7 @@ from asyncpush.net.session import HubSession
 from asyncpush.options import PushOptions, UploadConfig
 from asyncpush.pipeline.content_cache import CacheMemory, ContentCache
 from asyncpush.pipeline.hashing import Hasher
+from asyncpush.pipeline.shared_content import SharedContent
 from asyncpush.protocol import routes
 from asyncpush.transfers.interface import Transfers
 
@@ -41,6 +42,7 @@ class PushContext:
     events: Emitter
     slots: FairSlots
     contents: ContentCache = field(default_factory=lambda: ContentCache(CacheMemory(0)), repr=False)
+    sending: SharedContent = field(default_factory=SharedContent, repr=False)
     warnings: list[str] = field(default_factory=list)
     pull_request: int | None = None
     """The number of the pull request that this push has opened."""

@@ -337,7 +337,11 @@ class SyncRun:
                 take(file.path_in_repo, file.size, unchanged[file.path_in_repo])
                 done.deduplicated += file.size
         if to_send or collected.streams:
-            for receipt in await store.send_all(collected, to_send):
+            # Nobody should wait for a stream, which may last for hours.
+            shared = () if collected.streams else to_send
+            async with self._ctx.sending.turn(shared):
+                receipts = await store.send_all(collected, to_send)
+            for receipt in receipts:
                 take(receipt.path_in_repo, receipt.size, receipt.xet_hash or "")
                 done.deduplicated += receipt.bytes_deduplicated
         check_whole(self._ctx.options, store.gone)

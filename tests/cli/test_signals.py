@@ -148,6 +148,39 @@ main()
 """
 
 
+SENT_TWICE = """
+import asyncio, signal
+from asyncpush.cli import main
+
+loops = asyncio.SelectorEventLoop
+remove, sent = loops.remove_signal_handler, []
+
+def remove_and_send_again(loop, signum):
+    remove(loop, signum)
+    if signum == signal.SIGINT and not sent:
+        sent.append(signum)
+        signal.raise_signal(signum)
+
+loops.remove_signal_handler = remove_and_send_again
+main()
+"""
+
+
+def test_a_second_signal_between_two_handlers_is_no_traceback(
+    start: Start, stall: Stall, folder: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(SENT_TWICE)
+    process = start("push", "me/between", folder, "--json", "--transfer", "lfs", script=script)
+    assert stall.arrived.wait(PATIENCE)
+    process.send(signal.SIGINT)
+    ran = process.end()
+
+    assert ran.code == 130
+    assert ran.document["error"]["message"] == "interrupted by SIGINT; nothing was committed"
+    assert ran.err.startswith("✗ interrupted by SIGINT")
+
+
 def test_a_second_signal_ends_a_hanging_cleanup(
     start: Start, stall: Stall, folder: Path, tmp_path: Path
 ) -> None:

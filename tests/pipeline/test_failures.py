@@ -241,7 +241,7 @@ async def test_a_constantly_moving_branch_is_an_error(
     with pytest.raises(CommitConflictError, match="the branch moved") as caught:
         await uploader.push_to_hub("me/m", {"b.txt": b"3"})
     assert caught.value.status == 412
-    check(caught.value, recorded, "push again, or use create_pr=True (--create-pr)")
+    check(caught.value, recorded, "try again, or use create_pr=True (--create-pr)")
 
 
 async def test_a_missing_token_says_where_to_get_one(
