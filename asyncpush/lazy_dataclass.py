@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from copy import copy
 from dataclasses import MISSING, FrozenInstanceError, fields
 from operator import attrgetter
 from reprlib import recursive_repr
@@ -31,32 +32,21 @@ else:
         """Like the standard decorator with these arguments."""
 
         def decorate(cls: type[T]) -> type[T]:
-            own = set(vars(cls))
             annotations: dict[str, str] = vars(cls).get("__annotations__", {})
-            if cls.__doc__ is None:  # the standard decorator would inspect the class to make one
+            namespace = dict(vars(cls))
+            members = _inherited(cls)
+            taken = set(members)
+            for name, kind in annotations.items():
+                if "ClassVar" not in kind:
+                    members[name] = _field(name, kind, namespace.pop(name, MISSING), kw_only)
+            if cls.__doc__ is None:
                 arguments = (f"{name}: {kind}" for name, kind in annotations.items())
-                cls.__doc__ = f"{cls.__name__}({', '.join(arguments)})"
-            # The standard decorator would parse each of these texts three times.
-            cls.__annotations__ = {
-                name: object for name, kind in annotations.items() if "ClassVar" not in kind
-            }
-            cls = dataclasses.dataclass(
-                init=False, repr=False, eq=False, slots=True, kw_only=kw_only
-            )(cls)
-            cls.__annotations__ = annotations
-            members = fields(cls)
-            for field in members:
-                field.type = annotations.get(field.name, field.type)
-            # Marked as frozen, so that frozen classes may inherit from it. Not a base without
-            # fields: the call above would then refuse the classes that inherit from it.
-            cls.__dataclass_params__.frozen = frozen and bool(members)
-            methods: dict[str, Any] = {
-                "__init__": _init(cls, members),
-                "__repr__": _repr,
-                "__signature__": _Signature(),
-            }
+                namespace["__doc__"] = f"{cls.__name__}({', '.join(arguments)})"
+            for name in ("__dict__", "__weakref__"):  # of the class that has no slots
+                namespace.pop(name, None)
+            methods: dict[str, Any] = {"__repr__": _repr}
             if eq:
-                compared = tuple(field.name for field in members if field.compare)
+                compared = tuple(name for name, field in members.items() if field.compare)
                 methods["__eq__"] = _equality(compared)
                 methods["__hash__"] = _hash(compared) if frozen else None
             if frozen:
@@ -64,12 +54,59 @@ else:
                 methods["__delattr__"] = _refuse_deletion
                 methods["__getstate__"] = _get_state
                 methods["__setstate__"] = _set_state
-            for name, method in methods.items():
-                if name not in own:
-                    setattr(cls, name, method)
-            return cls
+            slotted = type(cls)(
+                cls.__name__,
+                cls.__bases__,
+                {
+                    **methods,
+                    **namespace,
+                    "__qualname__": cls.__qualname__,
+                    "__slots__": tuple(name for name in members if name not in taken),
+                    "__match_args__": tuple(
+                        name for name, field in members.items() if field.init and not field.kw_only
+                    ),
+                    "__dataclass_fields__": members,
+                    # Marked as frozen, so that frozen classes of the standard decorator may
+                    # inherit from it.
+                    "__dataclass_params__": _FROZEN if frozen and members else _NOT_FROZEN,
+                    "__signature__": _Signature(),
+                },
+            )
+            if "__init__" not in namespace:
+                slotted.__init__ = _init(slotted, tuple(members.values()))
+            return slotted
 
         return decorate
+
+
+@dataclasses.dataclass(init=False, repr=False, eq=False)
+class _Standard:
+    """A class of the standard decorator."""
+
+    field: object = None
+
+
+_STANDARD_FIELD: Any = fields(_Standard)[0]
+_NOT_FROZEN: Any = vars(_Standard)["__dataclass_params__"]
+_FROZEN: Any = copy(_NOT_FROZEN)
+_FROZEN.frozen = True
+
+
+def _inherited(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    members: dict[str, dataclasses.Field[Any]] = {}
+    for base in cls.__mro__[:0:-1]:
+        members |= vars(base).get("__dataclass_fields__", {})
+    return members
+
+
+def _field(name: str, kind: str, default: Any, kw_only: bool) -> Any:
+    field: Any = default
+    if not isinstance(default, dataclasses.Field):
+        field = dataclasses.field(default=default)
+    field.name, field.type, field._field_type = name, kind, _STANDARD_FIELD._field_type
+    if field.kw_only is MISSING:
+        field.kw_only = kw_only
+    return field
 
 
 def _init(cls: type, members: tuple[dataclasses.Field[Any], ...]) -> Any:
