@@ -42,6 +42,11 @@ SHARED = 0.6
 """If the rate of a part among many is below this share of its rate among few, the parts share one
 bandwidth, and fewer of them carry as much."""
 
+JOINED = 0.3
+"""More parts may begin at once if those that joined the first ones bring, on average, at least this
+share of the rate of one. On a busy machine they take a while to get going. Until then the rate of
+the first ones does not fall, although all may share one bandwidth."""
+
 FEWEST = 4
 """The limit never narrows below this many large parts. With fewer, the link would be idle while
 each part waits for its answer, and there is little to gain: so few parts hold little that could be
@@ -209,7 +214,11 @@ class HeadStart:
             return None
         among = _rate(self._among, self._latest)
         alone = _rate(self._first, self._alone) or 0.0
-        if among is None or (among < SHARED * alone and not self._is_sure):
+        if among is None:
+            return None
+        expected = (len(self._among) + JOINED * len(self._others)) * alone
+        separate = among >= SHARED * alone and self.goodput() >= expected
+        if not separate and not self._is_sure:
             return None
         return alone, among
 

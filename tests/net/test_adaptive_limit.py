@@ -710,6 +710,25 @@ async def test_parts_with_separate_rates_rise_at_once() -> None:
 
 
 @pytest.mark.usefixtures("head_start")
+async def test_no_more_parts_begin_before_those_that_joined_get_going() -> None:
+    """On a busy machine they wait for the processor at first, and the pioneers keep their rate."""
+    clock = FakeClock()
+    async with joined(clock) as (limit, slots):
+        pioneers, others = slots[:PIONEERS], slots[PIONEERS:]
+        for slot in others:
+            limit.moving(slot, 11_000, 1_000_000)
+        clock.now += 1
+        for slot in slots:
+            step = 100_000 if slot in pioneers else 1_000
+            limit.moving(slot, slot.position + step, 1_000_000)
+        await let_tasks_run()
+        assert limit.limit == START
+        while limit.check_interval is not None:
+            await sampled(limit, clock, slots, 20_000)
+        assert any(slot.paused for slot in slots)
+
+
+@pytest.mark.usefixtures("head_start")
 async def test_a_comparison_that_was_wrong_is_taken_back() -> None:
     """Something else kept this machine busy while the others began."""
     clock = FakeClock()
