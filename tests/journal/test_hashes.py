@@ -41,8 +41,15 @@ def test_many_hashes_are_looked_up_in_few_queries(tmp_path: Path, clock: FakeClo
         journal._database._reader.set_trace_callback(queries.append)
         asked = ["/unknown", *hashes, "/0", f"/{many - 1}"]
         found = journal.hashes_of([(path, make_identity()) for path in asked], "sha256")
+        reader = journal._database._reader
+        reader.set_trace_callback(None)
+        plans = [reader.execute(f"EXPLAIN QUERY PLAN {query}").fetchall() for query in queries]
     assert found == [hashes.get(path) for path in asked]
     assert len(queries) == 2
+    for plan in plans:
+        steps = [step for *_, step in plan]
+        assert any(step.startswith("SEARCH hashes USING PRIMARY KEY") for step in steps)
+        assert not any(step.startswith("SCAN hashes") for step in steps)  # it may have 100,000 rows
 
 
 @pytest.mark.parametrize(
