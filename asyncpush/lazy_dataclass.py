@@ -2,7 +2,7 @@
 
 The standard decorator compiles two to six methods for each class (0.8 ms for a frozen one on Python
 3.11), and a push imports more than a hundred classes. Here all methods are ordinary functions.
-`__init__` sets the slots directly, which takes as long as the compiled one of a frozen class.
+`__init__` sets the slots directly, in 1.1 to 1.4 times the time of a frozen class's compiled one.
 `fields`, `replace`, `asdict`, `inspect.signature`, pickle and type checkers see an ordinary
 dataclass.
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from asyncpush.transfers.xet.access import has_wheels
+from asyncpush.transfers.xet.installation import has_wheels
 
 WHEELS = {
     # What PyPI has of hf-xet 1.8.0: cp38-abi3 and cp314-cp314t for each of these.

@@ -90,7 +90,7 @@ NOT_FOR_SMALL_PUSHES = (
     *("asyncpush.listeners.aggregator", "asyncpush.listeners.publisher"),
     *("asyncpush.listeners.log_messages", "asyncpush.listeners.jsonl", "asyncpush.events.schema"),
     *("asyncpush.transfers.lfs.transfer", "asyncpush.transfers.xet.engine"),
-    *("asyncpush.transfers.xet.store_access", "asyncpush.protocol.xet"),
+    *("asyncpush.transfers.xet.access", "asyncpush.protocol.xet"),
     "asyncpush.pipeline.commit_series",
     *("asyncpush.net.parts", "asyncpush.net.adaptive_limit", "asyncpush.net.bodies"),
     *("asyncpush.net.login", "asyncpush.net.colab", "asyncpush.protocol.accounts"),

@@ -43,8 +43,9 @@ from asyncpush.events import (
 from asyncpush.localhub import LocalHub
 from asyncpush.models import FileSource, Receipt, UploadProgress
 from asyncpush.options import MIB
-from asyncpush.transfers.xet import access, engine
-from asyncpush.transfers.xet.access import SMALL_FILES, XetFailedError, settings
+from asyncpush.transfers.xet import engine, installation
+from asyncpush.transfers.xet.access import XetTokens
+from asyncpush.transfers.xet.installation import SMALL_FILES, XetFailedError, settings
 from asyncpush.transfers.xet.stalls import (
     WAIT_FOR_OTHERS,
     SharedProgress,
@@ -52,7 +53,6 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     unless_stalled,
 )
-from asyncpush.transfers.xet.store_access import XetTokens
 from asyncpush.transfers.xet.upload_commit import XetCommit, XetPositions
 from tests import event_recorder
 from tests.cancelling import cancel_promptly
@@ -246,7 +246,7 @@ async def test_why_auto_takes_lfs_is_said_without_asking_the_hub(
     if reason == "disabled":
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "true")
     if reason == "not installed":
-        monkeypatch.setattr(access, "find_spec", lambda name: None)
+        monkeypatch.setattr(installation, "find_spec", lambda name: None)
     async with Uploader(TOKEN, hub.url, config) as uploader:
         await uploader.push_to_hub("me/m", write({"a.bin": b"\0a"}))
     [chosen] = recorded.of(TransferChosen)
@@ -277,7 +277,7 @@ async def test_lfs_is_lfs_and_small_files_choose_nothing(
 async def test_without_hf_xet_transfer_xet_says_what_to_do(
     machine: str, expected: str, config: UploadConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncpush.transfers.xet.access.is_installed", lambda: False)
+    monkeypatch.setattr("asyncpush.transfers.xet.installation.is_installed", lambda: False)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(ImportError, match=expected):
         async with Uploader(TOKEN, "http://127.0.0.1:1", replace(config, transfer="xet")):

@@ -5,7 +5,7 @@ arrive on its threads, and are passed to the event loop. Each push has its own u
 its files count as stored when it is finished, and aborting it does not affect other pushes.
 """
 
-from asyncpush.transfers.xet.access import library
 from asyncpush.transfers.xet.factory import XetFactory
+from asyncpush.transfers.xet.installation import library
 
 __all__ = ["XetFactory", "library"]

@@ -16,7 +16,8 @@ from asyncpush.models import BytesSource, FileSource, PathSource, Receipt
 from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import UploadConfig
 from asyncpush.sources import OpenStream
-from asyncpush.transfers.xet.access import (
+from asyncpush.transfers.xet.access import XetAccess
+from asyncpush.transfers.xet.installation import (
     SMALL_FILE,
     SMALL_FILES_MEMORY,
     TINY_FILE,
@@ -34,7 +35,6 @@ from asyncpush.transfers.xet.stalls import (
     XetStalledError,
     unless_stalled,
 )
-from asyncpush.transfers.xet.store_access import XetAccess
 from asyncpush.transfers.xet.upload_commit import (
     ProgressReports,
     XetCommit,

@@ -14,11 +14,11 @@ from asyncpush.models import FileSource, Receipt
 from asyncpush.options import TransferName, UploadConfig
 from asyncpush.sources import OpenStream
 from asyncpush.transfers.interface import TransferContext, TransferUnavailableError
-from asyncpush.transfers.xet.access import unavailable_reason
+from asyncpush.transfers.xet.installation import unavailable_reason
 
 if TYPE_CHECKING:
+    from asyncpush.transfers.xet.access import XetAccess
     from asyncpush.transfers.xet.engine import XetEngine, XetUpload
-    from asyncpush.transfers.xet.store_access import XetAccess
 
 
 class XetFactory:
@@ -41,7 +41,7 @@ class XetFactory:
             raise TransferUnavailableError(reason)
         # Imported here, since most pushes of small files open no transfer.
         from asyncpush.protocol import xet
-        from asyncpush.transfers.xet.store_access import XetTokens
+        from asyncpush.transfers.xet.access import XetTokens
 
         options = ctx.options
         request = xet.write_token_request(ctx.repo, options.revision, create_pr=options.create_pr)
@@ -64,7 +64,7 @@ class XetFactory:
                 " HF_HUB_DISABLE_XET",
             )
         from asyncpush.protocol import buckets
-        from asyncpush.transfers.xet.store_access import XetTokens
+        from asyncpush.transfers.xet.access import XetTokens
 
         request = buckets.xet_token_request(ctx.repo, write=write)
         access = await XetTokens(ctx.session, ctx.events, request).access()

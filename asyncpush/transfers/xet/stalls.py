@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from asyncpush.transfers.xet.access import XetFailedError
+from asyncpush.transfers.xet.installation import XetFailedError
 
 T = TypeVar("T")
 

@@ -18,6 +18,7 @@ from asyncpush.net.rate_limits import Bandwidth
 from asyncpush.options import MIB
 from asyncpush.sources import Reader
 from asyncpush.sources.byte_sources import is_there
+from asyncpush.transfers.xet.access import XetAccess
 from asyncpush.transfers.xet.memory import SMALL_FILES_SPARE, XetBacklog
 from asyncpush.transfers.xet.stalls import (
     XetStallDetector,
@@ -26,7 +27,6 @@ from asyncpush.transfers.xet.stalls import (
     in_background,
     unless_stalled,
 )
-from asyncpush.transfers.xet.store_access import XetAccess
 
 STREAM_PIECE = 2 * MIB
 """Bytes that are passed to hf_xet at a time. Smaller pieces cost more switches between threads."""
